@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: MIT
+#
+# vacate: build, test, install. GNU make 4.3 or later.
+#
+#	make              build/vacate, build/libvacate.a, build/libvacate.so
+#	make demo         install what is missing, build, run the demonstration
+#	make test         install what is missing, then everything: see scripts/runtests
+#	make test-normal  one variant of that: normal asan tsan clang package (test-quick = normal)
+#	make bench        run the measurements
+#	make man          the manual pages, into build/man
+#	make install      into $(DESTDIR)$(PREFIX)
+#	make format       lay out all sources with clang-format; format-check only looks
+#	make clean        remove all build directories
+#
+# Variables, on the command line or from the environment:
+#
+#	CC=gcc|clang      the compiler; the object files know with what they were made
+#	CFLAGS, CPPFLAGS, LDFLAGS   added after our own; CFLAGS is -O2 -g if not given
+#	ASAN=1 UBSAN=1    with sanitizers, in build-asan, build-ubsan, build-asan-ubsan
+#	TSAN=1            with the thread sanitizer, in build-tsan
+#	DEBUG=1           with VAC_DEBUG (lock ranks and costly assertions checked), in build-debug
+#	WERROR=1          warnings are errors
+#	V=1               show the commands
+#	DEMO_FLAGS, BENCH_FLAGS     arguments for `vacate demo` and `vacate bench`
+
+PREFIX  ?= /usr/local
+BINDIR  ?= $(PREFIX)/bin
+LIBDIR  ?= $(PREFIX)/lib
+INCDIR  ?= $(PREFIX)/include
+MANDIR  ?= $(PREFIX)/share/man
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+CFLAGS  ?= -O2 -g
+INSTALL ?= install
+
+# ---- What there is to build ----------------------------------------------------------------------
+#
+# Everything is found by wildcard: a new file needs no line here. A part that only one platform has
+# lives in a directory of its own.
+
+LIB_SRC  := $(wildcard src/*.c port/linux/*.c)
+CLI_SRC  := $(wildcard cli/*.c bench/*.c)
+TEST_SRC := $(wildcard tests/test_*.c)
+UTIL_SRC := $(wildcard tests/util*.c)
+
+FORMATTED := $(wildcard $(foreach d,include src port port/linux cli bench tests,$d/*.c $d/*.h))
+
+VERSION := $(shell sed -n 's/^.define VAC_VERSION "\(.*\)"/\1/p' include/vacate.h)
+SONAME  := libvacate.so.0
+
+# ---- How -----------------------------------------------------------------------------------------
+
+comma := ,
+SAN := $(if $(filter 1,$(ASAN)),address) $(if $(filter 1,$(UBSAN)),undefined) \
+       $(if $(filter 1,$(TSAN)),thread)
+SAN := $(strip $(SAN))
+
+# One build directory a kind of build; BUILD=... overrides.
+BUILD ?= build$(if $(filter 1,$(DEBUG)),-debug)$(if $(filter 1,$(ASAN)),-asan)$(if \
+	$(filter 1,$(UBSAN)),-ubsan)$(if $(filter 1,$(TSAN)),-tsan)
+B := $(BUILD)
+
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith \
+	-Wwrite-strings
+
+# frame pointers: call stacks of pins are walked in a signal handler and on the fast path.
+# initial-exec: thread-local storage is reached from the fault handler, and must not be allocated
+# there on first use. no-semantic-interposition: calls within the library may be inlined.
+FLAGS := -std=c11 -pthread -fPIC -fno-omit-frame-pointer -fno-semantic-interposition \
+	-ftls-model=initial-exec -MMD -MP $(WARN)
+
+ifneq ($(SAN),)
+SANFLAGS := -fsanitize=$(subst $() ,$(comma),$(SAN)) -fno-sanitize-recover=all \
+	$(if $(filter 1,$(ASAN)),-DVAC_ASAN) $(if $(filter 1,$(TSAN)),-DVAC_TSAN)
+FLAGS += $(SANFLAGS)
+else
+# Sanitizers make compilers see ghosts, so only plain builds are strict.
+FLAGS += $(if $(filter 1,$(WERROR)),-Werror)
+endif
+FLAGS += $(if $(filter 1,$(DEBUG)),-DVAC_DEBUG)
+
+# The engine is standard C and sees no operating system: no _GNU_SOURCE. The command sees the
+# public header only.
+FLAGS_src   = -Iinclude -Isrc -I.
+FLAGS_port  = -Iinclude -Isrc -I. -D_GNU_SOURCE
+FLAGS_cli   = -Iinclude -I. -D_GNU_SOURCE $(CLI_INC)
+FLAGS_bench = $(FLAGS_cli)
+FLAGS_tests = -Iinclude -Isrc -I. -D_GNU_SOURCE $(TEST_INC)
+
+# now: nothing is left to be resolved inside the fault handler. -rdynamic: reports can name the
+# functions of a stack.
+LINK = $(CC) -pthread $(SANFLAGS) -Wl,-z,now $(CFLAGS) $(LDFLAGS)
+
+# Of libraries we ask pkg-config, but only when something is made with them, and once.
+CLI_PKGS  := smartcols jansson liburing libdw
+TEST_PKGS := cmocka liburing
+
+CLI_INC   = $(call once,CLI_INC,$(call pkg,--cflags,$(CLI_PKGS)))
+CLI_LIBS  = $(call once,CLI_LIBS,$(call pkg,--libs,$(CLI_PKGS)))
+TEST_INC  = $(call once,TEST_INC,$(call pkg,--cflags,$(TEST_PKGS)))
+TEST_LIBS = $(call once,TEST_LIBS,$(call pkg,--libs,$(TEST_PKGS)))
+
+once = $(eval $1 := $2)$($1)
+pkg  = $(if $(shell pkg-config --exists $2 && echo y),$(shell pkg-config $1 $2),$(error \
+	a library is missing, one of $2: run scripts/setup))
+
+# ---- Rules ---------------------------------------------------------------------------------------
+
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.SUFFIXES:
+.DELETE_ON_ERROR:
+.PHONY: all tests demo test test-quick bench man install format format-check clean FORCE
+
+Q   := $(if $(filter 1,$(V)),,@)
+say  = $(if $(Q),@printf '  %-6s %s\n' $1 $@)
+
+LIB_OBJ   := $(LIB_SRC:%.c=$B/obj/%.o)
+CLI_OBJ   := $(CLI_SRC:%.c=$B/obj/%.o)
+DEBUG_OBJ := $(LIB_SRC:%.c=$B/debug/%.o)
+TEST_OBJ  := $(TEST_SRC:%.c=$B/debug/%.o)
+UTIL_OBJ  := $(UTIL_SRC:%.c=$B/debug/%.o)
+TESTS     := $(TEST_SRC:%.c=$B/%)
+OBJ       := $(LIB_OBJ) $(CLI_OBJ) $(DEBUG_OBJ) $(TEST_OBJ) $(UTIL_OBJ)
+
+all: $B/vacate $B/libvacate.a $B/libvacate.so $B/vacate.pc
+
+$B/vacate: $(CLI_OBJ) $B/libvacate.a
+	$(call say,LINK)
+	$Q$(LINK) -rdynamic -o $@ $^ $(CLI_LIBS)
+
+$B/libvacate.a: $(LIB_OBJ) $B/objects
+$B/debug/libvacate.a: $(DEBUG_OBJ) $B/objects
+%.a:
+	$(call say,AR)
+	$Qrm -f $@ && $(AR) rcs $@ $(filter %.o,$^)
+
+# nodelete: the fault handler must outlive a dlclose().
+$B/libvacate.so.$(VERSION): $(LIB_OBJ) $B/objects src/libvacate.map
+	$(call say,LINK)
+	$Q$(LINK) -shared -Wl,-soname,$(SONAME) -Wl,--version-script=src/libvacate.map \
+		-Wl,-z,nodelete $(if $(SAN),,-Wl$(comma)-z$(comma)defs) -o $@ $(LIB_OBJ)
+
+$B/libvacate.so: $B/libvacate.so.$(VERSION)
+	$Qln -sf $(<F) $B/$(SONAME) && ln -sf $(SONAME) $@
+
+# The tests are linked with an engine of their own that checks itself (VAC_DEBUG).
+tests: $(TESTS)
+
+$(TESTS): $B/tests/%: $B/debug/tests/%.o $(UTIL_OBJ) $B/debug/libvacate.a
+	$(call say,LINK)
+	@mkdir -p $(@D)
+	$Q$(LINK) -rdynamic -o $@ $^ $(TEST_LIBS)
+
+COMPILE = $(CC) $(CPPFLAGS) $(FLAGS) $(FLAGS_$(firstword $(subst /, ,$<))) $(CFLAGS)
+
+$(LIB_OBJ) $(CLI_OBJ): $B/obj/%.o: %.c $B/flags
+	$(call say,CC)
+	@mkdir -p $(@D)
+	$Q$(COMPILE) -c -o $@ $<
+
+$(DEBUG_OBJ) $(TEST_OBJ) $(UTIL_OBJ): $B/debug/%.o: %.c $B/flags
+	$(call say,CC)
+	@mkdir -p $(@D)
+	$Q$(COMPILE) -DVAC_DEBUG -c -o $@ $<
+
+-include $(OBJ:.o=.d)
+
+# Written anew only when they change, so that other flags, or a file fewer, rebuild what they must.
+$B/flags: FORCE
+	@$(call remember,$(CC) $(CPPFLAGS) $(FLAGS) $(CFLAGS) $(LDFLAGS))
+$B/objects: FORCE
+	@$(call remember,$(LIB_OBJ))
+remember = mkdir -p $(@D); printf '%s\n' '$(subst ','\'',$1)' >$@.new; \
+	if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+# ---- Running -------------------------------------------------------------------------------------
+#
+# scripts/setup may install what this make has already looked for, hence the second make.
+
+demo:
+	@scripts/setup build
+	@$(MAKE) all
+	$B/vacate demo $(DEMO_FLAGS) </dev/null
+
+test:
+	@scripts/setup
+	@$(RUNTESTS) all
+
+test-quick: test-normal
+test-%:
+	@scripts/setup
+	@$(RUNTESTS) $*
+
+RUNTESTS = CC='$(CC)' WERROR='$(WERROR)' scripts/runtests
+
+bench: all
+	$B/vacate bench $(BENCH_FLAGS)
+
+# ---- Manual pages, installation ------------------------------------------------------------------
+
+MAN := $(patsubst man/%.scd,$B/man/%,$(wildcard man/*.scd))
+
+man: $(MAN)
+
+$(MAN): $B/man/%: man/%.scd
+	$(call say,SCDOC)
+	@mkdir -p $(@D)
+	$Qscdoc <$< >$@
+
+$B/vacate.pc: vacate.pc.in include/vacate.h $B/prefix
+	$Qsed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@INCDIR@|$(INCDIR)|' \
+		-e 's|@VERSION@|$(VERSION)|' $< >$@
+$B/prefix: FORCE
+	@$(call remember,$(PREFIX) $(LIBDIR) $(INCDIR))
+
+D = $(DESTDIR)
+
+install: all $(if $(shell command -v scdoc),man)
+	$(INSTALL) -d '$D$(BINDIR)' '$D$(INCDIR)' '$D$(LIBDIR)/pkgconfig'
+	$(INSTALL) -m 755 $B/vacate '$D$(BINDIR)'
+	$(INSTALL) -m 644 include/vacate.h '$D$(INCDIR)'
+	$(INSTALL) -m 644 $B/libvacate.a '$D$(LIBDIR)'
+	$(INSTALL) -m 755 $B/libvacate.so.$(VERSION) '$D$(LIBDIR)'
+	ln -sf libvacate.so.$(VERSION) '$D$(LIBDIR)/$(SONAME)'
+	ln -sf $(SONAME) '$D$(LIBDIR)/libvacate.so'
+	$(INSTALL) -m 644 $B/vacate.pc '$D$(LIBDIR)/pkgconfig'
+ifneq ($(shell command -v scdoc),)
+	$(INSTALL) -d '$D$(MANDIR)/man1' '$D$(MANDIR)/man3'
+	$(INSTALL) -m 644 $(filter %.1,$(MAN)) '$D$(MANDIR)/man1'
+	$(INSTALL) -m 644 $(filter %.3,$(MAN)) '$D$(MANDIR)/man3'
+else
+	@echo 'scdoc is not installed: no manual pages' >&2
+endif
+
+# ---- Sources -------------------------------------------------------------------------------------
+
+format:
+	clang-format -i $(FORMATTED)
+
+format-check:
+	clang-format --dry-run -Werror $(FORMATTED)
+
+clean:
+	rm -rf build build-*

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+/* vacate: finds the verb, and makes sure in the end that what was printed has arrived. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cmd.h"
+#include "out.h"
+#include "vacate.h"
+
+struct verb {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *what;
+};
+
+static const struct verb verbs[] = {
+	{"demo", cmd_demo, "take every block away from a live workload on real files"},
+	{"stress", cmd_stress, "the same as a tool: workloads, sizes, rate, duration, seed"},
+	{"bench", cmd_bench, "the measurements, each beside its peer"},
+};
+
+#define VERBS (sizeof(verbs) / sizeof(verbs[0]))
+
+static void usage(void)
+{
+	puts("Usage: vacate VERB [OPTIONS] [ARGUMENTS]\n"
+	     "\n"
+	     "Take memory away from a running program without stopping it, and when a page cannot\n"
+	     "leave, say who holds it.\n"
+	     "\n"
+	     "Verbs:");
+	for (size_t i = 0; i < VERBS; i++)
+		printf("  %-10s  %s\n", verbs[i].name, verbs[i].what);
+	puts("\n"
+	     "Options:\n"
+	     "  -h, --help      this text; 'vacate VERB --help' for a verb\n"
+	     "  -V, --version   the version\n"
+	     "\n"
+	     "Data goes to standard output, messages and progress to standard error.\n"
+	     "Exit status: 0 done, 1 error, 2 wrong usage.");
+}
+
+static void list_verbs(void)
+{
+	for (size_t i = 0; i < VERBS; i++)
+		fprintf(stderr, "%s%s", i ? ", " : "", verbs[i].name);
+	fputs("\nTry 'vacate --help'.\n", stderr);
+}
+
+static int run(int argc, char **argv)
+{
+	const char *word = argc > 1 ? argv[1] : NULL;
+
+	if (!word) {
+		fputs("vacate: a verb is missing; there are: ", stderr);
+		list_verbs();
+		return CMD_USAGE;
+	}
+	if (!strcmp(word, "-h") || !strcmp(word, "--help")) {
+		usage();
+		return CMD_OK;
+	}
+	if (!strcmp(word, "-V") || !strcmp(word, "--version")) {
+		printf("vacate %s\n", vac_version());
+		return CMD_OK;
+	}
+	for (size_t i = 0; i < VERBS; i++) {
+		if (!strcmp(word, verbs[i].name))
+			return verbs[i].run(argc - 1, argv + 1);
+	}
+	fprintf(stderr, "vacate: there is no %s '%s'; the verbs are: ",
+		*word == '-' ? "option" : "verb", word);
+	list_verbs();
+	return CMD_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+	int rc = run(argc, argv);
+
+	if (out_close())
+		rc = CMD_ERROR;
+	return rc;
+}

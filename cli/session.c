@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: MIT */
+/* A pool of our own, and the cycle of its blocks. See session.h. */
+#include "session.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "opt.h"
+#include "out.h"
+
+#define GONE_PERCENT 95          /* of a block's memory counts as "has come back" */
+#define GONE_NS 1000000000u      /* and this is the time it has for that */
+
+const char *guard_name(enum vac_guard guard)
+{
+	switch (guard) {
+	case VAC_GUARD_AUTO:
+		return "auto";
+	case VAC_GUARD_SIGSEGV:
+		return "sigsegv";
+	case VAC_GUARD_USERFAULTFD:
+		return "userfaultfd";
+	}
+	return "?";
+}
+
+/* With engine locks held, perhaps in a fault handler: nothing but printing. */
+static void log_message(void *ctx, enum vac_log_level level, const char *msg)
+{
+	(void)ctx;
+	if (level >= VAC_LOG_WARN)
+		out_error("engine: %s", msg);
+}
+
+static int open_space(struct session *s)
+{
+	struct vac_space_opts so = VAC_INIT(struct vac_space_opts);
+	int err;
+
+	so.name = s->name;
+	/* Addresses cost nothing; room for alignment and for what `map` leaves between mappings. */
+	so.bytes = s->pool_bytes * 4 + ((uint64_t)1 << 30);
+	err = vac_space_create(s->pool, &so, &s->space);
+	if (err)
+		out_error("cannot reserve %" PRIu64 " MiB of addresses: %s", so.bytes >> 20,
+			  vac_strerror(err));
+	return err;
+}
+
+int session_open(struct session *s)
+{
+	struct vac_pool_opts po = VAC_INIT(struct vac_pool_opts);
+	char size[SIZE_TEXT_MAX];
+	int err;
+
+	po.name = s->name;
+	po.block_bytes = s->block_bytes;
+	po.max_bytes = s->pool_bytes;
+	po.guard = s->guard;
+	po.flags = s->flags;
+	po.log = log_message;
+	err = vac_pool_open(&po, &s->pool);
+	if (err) {
+		s->pool = NULL;
+		out_error("cannot open a pool (%s, blocks of %s, guard %s): %s",
+			  size_text(s->pool_bytes, size, sizeof(size)),
+			  size_text(s->block_bytes, (char[SIZE_TEXT_MAX]){0}, SIZE_TEXT_MAX),
+			  guard_name(s->guard), vac_strerror(err));
+		return err;
+	}
+	s->blocks = (unsigned)(s->pool_bytes / s->block_bytes);
+	s->id = calloc(s->blocks, sizeof(*s->id));
+	if (!s->id) {
+		out_error("out of memory");
+		session_close(s);
+		return -ENOMEM;
+	}
+	for (unsigned i = 0; i < s->blocks && !err; i++) {
+		s->id[i] = vac_block_add(s->pool, NULL);
+		err = s->id[i] < 0 ? s->id[i] : vac_block_online(s->pool, s->id[i], s->zone);
+		if (err)
+			out_error("cannot add block %u of %u: %s", i + 1, s->blocks,
+				  vac_strerror(err));
+	}
+	if (!err)
+		err = open_space(s);
+	if (err)
+		session_close(s);
+	return err;
+}
+
+int session_close(struct session *s)
+{
+	int err = 0;
+
+	if (s->space) {
+		err = vac_space_destroy(s->space);
+		if (err)
+			out_error("cannot destroy the space: %s", vac_strerror(err));
+		s->space = NULL;
+	}
+	if (s->pool && !err) {
+		err = vac_pool_close(s->pool);
+		if (err)
+			out_error("cannot close the pool: %s", vac_strerror(err));
+	}
+	s->pool = NULL;
+	free(s->id);
+	s->id = NULL;
+	return err;
+}
+
+static uint64_t system_available(void)
+{
+	FILE *f = fopen("/proc/meminfo", "re");
+	unsigned long long kib = 0;
+	char line[128];
+
+	if (!f)
+		return UINT64_MAX;
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+			break;
+	}
+	fclose(f);
+	return kib ? (uint64_t)kib << 10 : UINT64_MAX;
+}
+
+uint64_t session_room(struct session *s)
+{
+	uint64_t room = system_available(), cg;
+
+	memcg_find(&s->memcg);
+	if (!memcg_room(&s->memcg, &cg) && cg < room)
+		room = cg;
+	return room;
+}
+
+/* Bytes that the kernel has allocated to a block's memfd; 0 if it is offline. */
+static uint64_t block_allocated(struct session *s, int id)
+{
+	struct vac_block_info bi = VAC_INIT(struct vac_block_info);
+	struct stat st;
+
+	if (vac_block_info(s->pool, id, &bi) || bi.fd < 0 || fstat(bi.fd, &st))
+		return 0;
+	return (uint64_t)st.st_blocks * 512;
+}
+
+static uint64_t all_allocated(struct session *s)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < s->blocks; i++)
+		sum += block_allocated(s, s->id[i]);
+	return sum;
+}
+
+/*
+ * How much the cgroup is charged less than before, apart from what the blocks that stay have got
+ * meanwhile: evacuating one block may well touch as much fresh memory in another, and the
+ * difference alone would then show nothing. Other processes of the group, and page cache, count
+ * too; they are why this is shown and not judged.
+ */
+static void watch_fall(struct session *s, struct cycle *c, uint64_t charged, uint64_t allocated)
+{
+	uint64_t t0 = wl_now_ns();
+	int64_t want = (int64_t)(c->touched_bytes / 100 * GONE_PERCENT);
+
+	for (;;) {
+		uint64_t now = wl_now_ns() - t0, usage, stay;
+		struct timespec ts = {0, 10000000};
+
+		stay = all_allocated(s); /* the block itself is offline: not counted */
+		if (memcg_usage(&s->memcg, &usage))
+			return;
+		c->charged_known = true;
+		c->charged_fall_bytes = (int64_t)charged - (int64_t)usage +
+					((int64_t)stay - (int64_t)(allocated - c->touched_bytes));
+		c->charged_fall_s = (double)now / 1e9;
+		if (c->charged_fall_bytes >= want || now >= GONE_NS)
+			return;
+		nanosleep(&ts, NULL);
+	}
+}
+
+static void show_progress(void *ctx, const struct vac_offline_progress *p)
+{
+	struct wl_run *run = ctx;
+	uint64_t done = p->frames_used > p->frames_left ? p->frames_used - p->frames_left : 0;
+
+	atomic_fetch_add_explicit(&run->steps, 1, memory_order_relaxed);
+	if (run->tick)
+		return; /* the ticker shows a line of its own */
+	out_bar(p->frames_used ? (double)done / (double)p->frames_used : 1,
+		"block %d: %.1f MiB moved, %.1f s", p->id, (double)p->bytes_moved / 1048576,
+		(double)p->elapsed_ns / 1e9);
+}
+
+int session_offline(struct session *s, struct wl_run *run, int id, int64_t timeout_ms,
+		    bool account, struct cycle *c)
+{
+	struct vac_offline_opts oo = VAC_INIT(struct vac_offline_opts);
+	uint64_t charged = 0, allocated = 0, busy;
+
+	memset(c, 0, sizeof(*c));
+	c->res.size = sizeof(c->res);
+	c->id = id;
+	oo.timeout_ms = timeout_ms;
+	oo.progress = show_progress;
+	oo.progress_ctx = run;
+	if (account) {
+		c->touched_bytes = block_allocated(s, id);
+		allocated = all_allocated(s);
+		account = !memcg_usage(&s->memcg, &charged);
+	}
+	wl_worst_ns(run, WL_WRITER);
+	wl_worst_ns(run, WL_READER);
+	wl_stage(run, "offlining a block");
+	atomic_store(&run->leaving, id);
+	c->err = vac_block_offline(s->pool, id, &oo, &c->res);
+	atomic_store(&run->leaving, WL_NO_BLOCK);
+	wl_stage(run, "offline has ended");
+	c->writer_worst_ns = wl_worst_ns(run, WL_WRITER);
+	c->reader_worst_ns = wl_worst_ns(run, WL_READER);
+	out_progress_end();
+	wl_sample(run);
+	busy = c->res.elapsed_ns > c->res.waited_ns ? c->res.elapsed_ns - c->res.waited_ns : 0;
+	if (busy)
+		c->gb_per_s = (double)c->res.bytes_moved / (double)busy;
+	if (!c->err && account)
+		watch_fall(s, c, charged, allocated);
+	return c->err;
+}
+
+int session_return(struct session *s, struct wl_run *run, int id)
+{
+	struct vac_block_opts bo = VAC_INIT(struct vac_block_opts);
+	const char *what = "remove";
+	int err;
+
+	bo.id = id;
+	wl_stage(run, "adding the block back");
+	err = vac_block_remove(s->pool, id);
+	if (!err) {
+		what = "add back";
+		err = vac_block_add(s->pool, &bo);
+		if (err >= 0)
+			err = err == id ? 0 : -EUCLEAN;
+	}
+	if (!err) {
+		what = "bring online";
+		err = vac_block_online(s->pool, id, s->zone);
+	}
+	if (err)
+		out_error("cannot %s block %d: %s", what, id, vac_strerror(err));
+	return err;
+}
+
+uint64_t session_check(struct session *s, struct wl_run *run, uint64_t used_frames)
+{
+	struct vac_pool_stats st = VAC_INIT(struct vac_pool_stats);
+	char msg[512] = "";
+	int err;
+
+	wl_stage(run, "checking the pool");
+	err = vac_pool_check(s->pool, msg, sizeof(msg));
+	if (err)
+		wl_fault(run, "the pool's own check: %s", *msg ? msg : vac_strerror(err));
+	err = vac_pool_stats(s->pool, &st);
+	if (err) {
+		wl_fault(run, "no statistics: %s", vac_strerror(err));
+		return 0;
+	}
+	if (st.frames_total !=
+	    st.frames_free + st.frames_reserved + st.frames_used + st.frames_isolated)
+		wl_fault(run,
+			 "frames do not add up: %" PRIu64 " in all, but %" PRIu64 " free, %" PRIu64
+			 " reserved, %" PRIu64 " used, %" PRIu64 " isolated",
+			 st.frames_total, st.frames_free, st.frames_reserved, st.frames_used,
+			 st.frames_isolated);
+	if (used_frames && st.frames_used != used_frames)
+		wl_fault(run, "%" PRIu64 " frames are in use, %" PRIu64 " should be", st.frames_used,
+			 used_frames);
+	if (st.dangling)
+		wl_fault(run, "%" PRIu64 " dangling migration entries were met", st.dangling);
+	wl_stage(run, "pool checked");
+	return st.frames_used;
+}
+
+json_t *latency_json(struct wl_run *run, enum wl_latency kind, enum wl_phase phase)
+{
+	struct hist *h = malloc(sizeof(*h));
+	json_t *j;
+
+	if (!h)
+		return NULL;
+	wl_latency(run, kind, phase, h);
+	j = json_pack("{s:f, s:f, s:f, s:f, s:I}", "p50", (double)hist_percentile(h, 50) / 1e3,
+		      "p99", (double)hist_percentile(h, 99) / 1e3, "p999",
+		      (double)hist_percentile(h, 99.9) / 1e3, "max", (double)h->max / 1e3, "count",
+		      (json_int_t)h->count);
+	free(h);
+	return j;
+}

@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The SIGSEGV guard: a touch that the host refuses reaches the engine in the thread that made it.
+ *
+ * One handler for the process, installed when the first pool opens, and a registry of the ranges
+ * that belong to spaces. A fault in none of them, one that the engine disowns, and every fault in a
+ * child of fork() go to the handler that was there before, as if we were not.
+ *
+ * Invariants:
+ *  - the handler path takes no lock of libc, allocates nothing and prints nothing; errno is saved;
+ *  - it runs with all signals blocked, so it is never interrupted, and a fault inside it (an engine
+ *    bug) ends the process at once;
+ *  - it holds nothing when it calls the handler before it, which may jump away;
+ *  - a slot's fn and arg are constant while its users count is not 0; a slot is given to another
+ *    range only after the count has been 0 with DYING set.
+ *
+ * The lookup reads start and end of each slot without a lock, and may see those of a range that is
+ * going or has gone. That is harmless: the count is raised first, refused when DYING, and the
+ * bounds are read again under it. A range that appears meanwhile is missed only by a fault that was
+ * made before its address was known to anybody.
+ */
+#include <signal.h>
+#include <string.h>
+#include <ucontext.h>
+
+#include "port/linux/linux.h"
+
+/* ---- The registry ---------------------------------------------------------------------------- */
+
+#define SLOTS 8192u
+#define DYING 0x80000000u
+
+struct slot {
+	_Atomic uintptr_t start, end; /* start 0: free */
+	_Atomic uint32_t users;       /* DYING | faults being served */
+	vac__fault_fn *fn;
+	void *arg;
+};
+
+static struct slot slots[SLOTS];
+static _Atomic unsigned slots_used; /* all beyond are free and always were */
+static struct vac__flock lock;      /* guards add and del, and the installation */
+
+static _Thread_local unsigned hint; /* where this thread faulted last: mostly there again */
+
+static bool holds(struct slot *s, uintptr_t addr)
+{
+	return addr >= atomic_load_explicit(&s->start, memory_order_acquire) &&
+	       addr < atomic_load_explicit(&s->end, memory_order_relaxed);
+}
+
+static void put(struct slot *s)
+{
+	if (atomic_fetch_sub_explicit(&s->users, 1, memory_order_release) == (DYING | 1))
+		vac__port_wake(&s->users, INT_MAX);
+}
+
+static bool try_get(struct slot *s, uintptr_t addr)
+{
+	uint32_t u;
+
+	if (!holds(s, addr))
+		return false;
+	u = atomic_load_explicit(&s->users, memory_order_relaxed);
+	do {
+		if (u & DYING)
+			return false;
+	} while (!atomic_compare_exchange_weak_explicit(&s->users, &u, u + 1, memory_order_acquire,
+							memory_order_relaxed));
+	if (holds(s, addr))
+		return true;
+	put(s); /* another range lives there by now */
+	return false;
+}
+
+static struct slot *get(uintptr_t addr)
+{
+	unsigned n = atomic_load_explicit(&slots_used, memory_order_acquire);
+
+	if (try_get(&slots[hint], addr))
+		return &slots[hint];
+	for (unsigned i = 0; i < n; i++) {
+		if (try_get(&slots[i], addr)) {
+			hint = i;
+			return &slots[i];
+		}
+	}
+	return NULL;
+}
+
+int vac__guard_add(uintptr_t lo, uintptr_t hi, vac__fault_fn *fn, void *arg)
+{
+	unsigned i = 0, n;
+	struct slot *s;
+
+	vac__flock_lock(&lock);
+	n = atomic_load_explicit(&slots_used, memory_order_relaxed);
+	while (i < n && atomic_load_explicit(&slots[i].start, memory_order_relaxed))
+		i++;
+	if (i == SLOTS) {
+		vac__flock_unlock(&lock);
+		return -ENOSPC;
+	}
+	s = &slots[i];
+	s->fn = fn;
+	s->arg = arg;
+	atomic_store_explicit(&s->end, hi, memory_order_relaxed);
+	atomic_store_explicit(&s->start, lo, memory_order_release);
+	atomic_store_explicit(&s->users, 0, memory_order_release);
+	if (i == n)
+		atomic_store_explicit(&slots_used, n + 1, memory_order_release);
+	vac__flock_unlock(&lock);
+	return 0;
+}
+
+void vac__guard_del(uintptr_t lo)
+{
+	unsigned n = atomic_load_explicit(&slots_used, memory_order_acquire);
+	struct slot *s = NULL;
+	uint32_t u;
+
+	for (unsigned i = 0; i < n && !s; i++)
+		if (atomic_load_explicit(&slots[i].start, memory_order_acquire) == lo)
+			s = &slots[i];
+	if (!s)
+		return;
+	u = atomic_fetch_or_explicit(&s->users, DYING, memory_order_acquire) | DYING;
+	while (u != DYING) {
+		vac__port_wait(&s->users, u, 0);
+		u = atomic_load_explicit(&s->users, memory_order_acquire);
+	}
+	vac__flock_lock(&lock);
+	atomic_store_explicit(&s->end, 0, memory_order_relaxed);
+	atomic_store_explicit(&s->start, 0, memory_order_release);
+	vac__flock_unlock(&lock);
+}
+
+/* ---- What the thread wanted ------------------------------------------------------------------ */
+
+/* VAC__READ or VAC__WRITE; 0: to execute, or unknown. Pool memory never runs, and a retry of either
+ * would come back for ever. */
+static unsigned access_of(const ucontext_t *uc)
+{
+#if defined(__x86_64__)
+	unsigned long err = (unsigned long)uc->uc_mcontext.gregs[REG_ERR];
+
+	if (err & 0x10) /* instruction fetch */
+		return 0;
+	return err & 2 ? VAC__WRITE : VAC__READ;
+#else
+	const char *p = (const char *)uc->uc_mcontext.__reserved;
+	const char *end = p + sizeof(uc->uc_mcontext.__reserved);
+
+	while (p + 16 <= end) {
+		uint32_t magic, size;
+		uint64_t esr;
+
+		memcpy(&magic, p, 4);
+		memcpy(&size, p + 4, 4);
+		if (magic == 0x45535201) { /* ESR_MAGIC */
+			memcpy(&esr, p + 8, 8);
+			if ((esr >> 26 & 0x3e) != 0x24) /* not a data abort */
+				return 0;
+			/* Bit 6: a write; bit 8: cache maintenance, which says write and reads. */
+			return (esr & 0x40) && !(esr & 0x100) ? VAC__WRITE : VAC__READ;
+		}
+		if (!magic || size < 8)
+			break;
+		p += size;
+	}
+	return 0;
+#endif
+}
+
+/* ---- Faults that are not ours ---------------------------------------------------------------- */
+
+/* The kernel's own record of a disposition; libc's sigaction() cannot name signals 32 and 33. Both
+ * architectures lay it out alike. */
+struct host_action {
+	void *handler;
+	unsigned long flags;
+	void *restorer;
+	uint64_t mask;
+};
+
+static struct sigaction before;  /* constant once installed */
+static _Atomic bool before_gone; /* it was good for one time only (SA_RESETHAND), and has run */
+static bool installed;           /* guarded by lock */
+
+static void set_default(int sig)
+{
+	struct host_action a = {.handler = (void *)SIG_DFL};
+
+	syscall(SYS_rt_sigaction, sig, &a, NULL, sizeof(a.mask));
+}
+
+/* Send the thread a signal that it gets when the handler returns, before the access is made again.
+ * To itself a process may give any si_code, so it looks as if the kernel had sent it. */
+static void queue(int sig, siginfo_t *info)
+{
+	syscall(SYS_rt_tgsigqueueinfo, (int)syscall(SYS_getpid), (int)syscall(SYS_gettid), sig,
+		info);
+}
+
+/*
+ * Die of the signal as it came: same si_addr, registers as they were. Merely to return and let the
+ * access fault again would leave the process alive and without our handler if another thread had
+ * mapped the page by then. Where the queued signal does not kill (the first process of a container
+ * ignores what it does not handle), the second fault does.
+ */
+static void die(int sig, siginfo_t *info)
+{
+	set_default(sig);
+	queue(sig, info);
+}
+
+static void chain(int sig, siginfo_t *info, ucontext_t *uc)
+{
+	bool sync = info->si_code > 0; /* a fault of this thread, not a kill() */
+	void (*fn)(int) = before.sa_handler;
+	uint64_t mask, more;
+
+	if (fn != SIG_DFL && fn != SIG_IGN && before.sa_flags & (int)SA_RESETHAND &&
+	    atomic_exchange(&before_gone, true))
+		fn = SIG_DFL;
+	if (fn == SIG_IGN && !sync)
+		return;
+	if (fn == SIG_DFL || fn == SIG_IGN) {
+		die(sig, info);
+		return;
+	}
+	memcpy(&mask, &uc->uc_sigmask, sizeof(mask));
+	memcpy(&more, &before.sa_mask, sizeof(more));
+	mask |= more;
+	if (!(before.sa_flags & SA_NODEFER))
+		mask |= (uint64_t)1 << (sig - 1);
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof(mask));
+	if (before.sa_flags & SA_SIGINFO)
+		before.sa_sigaction(sig, info, uc);
+	else
+		fn(sig);
+}
+
+/*
+ * No memory for a page: what the kernel says of a file mapping in that case. A SIGBUS handler of the
+ * program gets it; without one, or with SIGBUS blocked, it is fatal, as a kernel-sent one would be.
+ */
+static void no_memory(const siginfo_t *segv, ucontext_t *uc)
+{
+	struct host_action a = {0};
+	uint64_t mask, bit = (uint64_t)1 << (SIGBUS - 1);
+	siginfo_t info;
+
+	memset(&info, 0, sizeof(info));
+	info.si_signo = SIGBUS;
+	info.si_code = BUS_ADRERR;
+	info.si_addr = segv->si_addr;
+	syscall(SYS_rt_sigaction, SIGBUS, NULL, &a, sizeof(a.mask));
+	memcpy(&mask, &uc->uc_sigmask, sizeof(mask));
+	if (a.handler == (void *)SIG_DFL || a.handler == (void *)SIG_IGN || mask & bit) {
+		set_default(SIGBUS);
+		set_default(SIGSEGV); /* if the first does not kill, the access made again does */
+		mask &= ~bit;
+		memcpy(&uc->uc_sigmask, &mask, sizeof(mask));
+	}
+	queue(SIGBUS, &info);
+}
+
+/* ---- The handler ----------------------------------------------------------------------------- */
+
+static void on_segv(int sig, siginfo_t *info, void *arg)
+{
+	ucontext_t *uc = arg;
+	int saved = errno, r = -EFAULT;
+	uintptr_t addr = (uintptr_t)info->si_addr;
+	struct slot *s = NULL;
+	unsigned access;
+
+	if ((info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR) && !vac__port_forked() &&
+	    (access = access_of(uc)) != 0)
+		s = get(addr);
+	if (s) {
+		r = s->fn(s->arg, addr, access);
+		put(s);
+	}
+	if (r == -ENOMEM)
+		no_memory(info, uc);
+	errno = saved;
+	if (r != 0 && r != -ENOMEM)
+		chain(sig, info, uc);
+}
+
+/*
+ * libc installs it first, so that the restorer (and under a sanitizer, the wrapper) is right, then
+ * its mask is made full in the kernel: libc leaves its own two signals out of any sigset, and one
+ * of them may cancel the thread in the middle of the engine.
+ */
+int vac__guard_install(void)
+{
+	struct sigaction a;
+	struct host_action h;
+	int r = 0;
+
+	vac__flock_lock(&lock);
+	if (!installed) {
+		memset(&a, 0, sizeof(a));
+		a.sa_sigaction = on_segv;
+		a.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
+		sigfillset(&a.sa_mask);
+		/* Known before the first fault can need it. */
+		if (sigaction(SIGSEGV, NULL, &before) || sigaction(SIGSEGV, &a, NULL)) {
+			r = -errno;
+		} else if (!syscall(SYS_rt_sigaction, SIGSEGV, NULL, &h, sizeof(h.mask))) {
+			h.mask = ~(uint64_t)0;
+			syscall(SYS_rt_sigaction, SIGSEGV, &h, NULL, sizeof(h.mask));
+		}
+		installed = !r;
+	}
+	vac__flock_unlock(&lock);
+	return r;
+}

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of port/linux/ share: raw system calls, a small lock, and each other's services.
+ *
+ * Everything here may run inside the SIGSEGV handler, so nothing may lock, allocate or print
+ * through libc. System calls that change mappings or wait go through syscall(2): the wrappers of
+ * libc are intercepted by the sanitizers, whose bookkeeping is not signal-safe, and some of them are
+ * cancellation points. syscall(2) does set errno; the handler saves it.
+ */
+#ifndef VAC_PORT_LINUX_H
+#define VAC_PORT_LINUX_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "include/vacate.h"
+#include "port/port.h"
+
+#if ULONG_MAX != UINT64_MAX || !(defined(__x86_64__) || defined(__aarch64__))
+#error "port/linux knows x86-64 and arm64"
+#endif
+
+/* Newer than the headers of Debian 12. */
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8u
+#endif
+
+#define VAC__HIDDEN __attribute__((visibility("hidden")))
+
+/* ---- Raw system calls: 0 or a result, or a negative errno value ------------------------------ */
+
+static inline long vac__sys(long r)
+{
+	return r == -1 ? -errno : r;
+}
+
+static inline int vac__sys_mmap(void *addr, size_t bytes, int prot, int flags, int fd, size_t off,
+				void **out)
+{
+	long r = syscall(SYS_mmap, addr, bytes, prot, flags, fd, off);
+
+	if (out)
+		*out = r == -1 ? NULL : (void *)r;
+	return r == -1 ? -errno : 0;
+}
+
+static inline int vac__sys_munmap(void *addr, size_t bytes)
+{
+	return (int)vac__sys(syscall(SYS_munmap, addr, bytes));
+}
+
+static inline int vac__sys_mprotect(void *addr, size_t bytes, int prot)
+{
+	return (int)vac__sys(syscall(SYS_mprotect, addr, bytes, prot));
+}
+
+/* madvise(2) says EAGAIN where its fellows say ENOMEM: "no memory or no host VMA for it". Advice
+ * that has a real EAGAIN (MADV_COLLAPSE) does not come through here. */
+static inline int vac__sys_madvise(void *addr, size_t bytes, int advice)
+{
+	int r = (int)vac__sys(syscall(SYS_madvise, addr, bytes, advice));
+
+	return r == -EAGAIN ? -ENOMEM : r;
+}
+
+static inline int vac__sys_open(int dir, const char *path, int flags)
+{
+	return (int)vac__sys(syscall(SYS_openat, dir, path, flags | O_CLOEXEC, 0));
+}
+
+static inline long vac__sys_read(int fd, void *buf, size_t bytes)
+{
+	long r;
+
+	do {
+		r = vac__sys(syscall(SYS_read, fd, buf, bytes));
+	} while (r == -EINTR);
+	return r;
+}
+
+static inline long vac__sys_pread(int fd, void *buf, size_t bytes, size_t off)
+{
+	long r;
+
+	do {
+		r = vac__sys(syscall(SYS_pread64, fd, buf, bytes, off));
+	} while (r == -EINTR);
+	return r;
+}
+
+static inline void vac__sys_close(int fd)
+{
+	syscall(SYS_close, fd);
+}
+
+/* ---- A lock for short sections, of threads that have blocked all signals --------------------- */
+
+struct vac__flock {
+	_Atomic uint32_t word; /* 0 free, 1 held, 2 held and somebody waits */
+};
+
+static inline void vac__flock_lock(struct vac__flock *l)
+{
+	uint32_t w = 0;
+
+	if (atomic_compare_exchange_strong_explicit(&l->word, &w, 1, memory_order_acquire,
+						    memory_order_relaxed))
+		return;
+	while (atomic_exchange_explicit(&l->word, 2, memory_order_acquire) != 0)
+		vac__port_wait(&l->word, 2, 0);
+}
+
+static inline void vac__flock_unlock(struct vac__flock *l)
+{
+	if (atomic_exchange_explicit(&l->word, 0, memory_order_release) == 2)
+		vac__port_wake(&l->word, 1);
+}
+
+/* ---- fork.c ---------------------------------------------------------------------------------- */
+
+VAC__HIDDEN void vac__fork_init(void);
+VAC__HIDDEN void vac__thread_forked(void); /* thread.c: forget what is cached about the thread */
+
+/* Held around "mmap, then madvise(MADV_DONTFORK)": fork() waits until nobody is in between. Any
+ * number of threads at once; may be taken in the SIGSEGV handler. Does not nest. */
+VAC__HIDDEN void vac__fork_shut(void);
+VAC__HIDDEN void vac__fork_open(void);
+
+/* ---- vma.c ----------------------------------------------------------------------------------- */
+
+/* Give up one spare mapping of the port, so that a replacement which must not fail can be tried
+ * again. False if there is none left. refill puts them back, as far as the host lets it. */
+VAC__HIDDEN bool vac__vma_relief(void);
+VAC__HIDDEN void vac__vma_refill(void);
+
+/* ---- edge.c: which runs are between leave and map -------------------------------------------- */
+
+VAC__HIDDEN unsigned vac__edge_claim(uintptr_t lo, uintptr_t hi);
+VAC__HIDDEN unsigned vac__edge_colour(uintptr_t lo);
+VAC__HIDDEN void vac__edge_drop(uintptr_t lo, uintptr_t hi);
+
+/* ---- room.c: is there memory to be had without an out-of-memory kill? ------------------------ */
+
+#define VAC__ROOM_LEVELS 24
+
+struct vac__room_level {
+	int limit_fd, usage_fd, stat_fd;
+};
+
+struct vac__room {
+	struct vac__flock lock;    /* guards all but inflight */
+	_Atomic uint64_t inflight; /* bytes granted, not yet charged by the host */
+	uint64_t checked_ns;       /* when the cgroup's name was last compared */
+	uint32_t name_hash;
+	bool v2;
+	int meminfo_fd;
+	unsigned levels;
+	struct vac__room_level level[VAC__ROOM_LEVELS];
+};
+
+VAC__HIDDEN void vac__room_init(struct vac__room *room);
+VAC__HIDDEN void vac__room_destroy(struct vac__room *room);
+/* 0 and bytes are granted until vac__room_put(), or -ENOMEM. */
+VAC__HIDDEN int vac__room_get(struct vac__room *room, size_t bytes);
+VAC__HIDDEN void vac__room_put(struct vac__room *room, size_t bytes);
+
+/* ---- guard_sigsegv.c ------------------------------------------------------------------------- */
+
+VAC__HIDDEN int vac__guard_install(void);
+VAC__HIDDEN int vac__guard_add(uintptr_t lo, uintptr_t hi, vac__fault_fn *fn, void *arg);
+VAC__HIDDEN void vac__guard_del(uintptr_t lo);
+
+/* ---- memfd.c, view.c: the memory operations; mem.c makes a table of them --------------------- */
+
+struct vac__mem_ctx {
+	char name[VAC_NAME_MAX];
+	unsigned flags; /* VAC_POOL_* */
+	struct vac__room room;
+};
+
+/* must: the range is a host VMA (or several) by itself, and the caller has no way back. */
+/* addr becomes a bare reservation again. */
+VAC__HIDDEN int vac__bare(void *addr, size_t bytes, bool must);
+VAC__HIDDEN int vac__bare_reserve(size_t bytes, size_t align, void **addr);
+VAC__HIDDEN void vac__bare_release(void *addr, size_t bytes);
+/* mmap(MAP_SHARED|MAP_FIXED) that no fork() can see without MADV_DONTFORK. */
+VAC__HIDDEN int vac__map_shared(void *addr, size_t bytes, int prot, int fd, size_t off, bool must);
+
+VAC__HIDDEN int vac__direct_reserve(void *ctx, size_t bytes, size_t align, void **addr);
+VAC__HIDDEN void vac__direct_release(void *ctx, void *addr, size_t bytes);
+VAC__HIDDEN int vac__block_open(void *ctx, int id, size_t bytes, void *direct,
+				struct vac__backing *b);
+VAC__HIDDEN int vac__block_populate(void *ctx, struct vac__backing *b, size_t off);
+VAC__HIDDEN int vac__block_seal(void *ctx, struct vac__backing *b, uint64_t *resident);
+VAC__HIDDEN void vac__block_close(void *ctx, struct vac__backing *b);
+
+VAC__HIDDEN int vac__space_reserve(void *ctx, size_t bytes, vac__fault_fn *fn, void *arg,
+				   void **addr);
+VAC__HIDDEN void vac__space_release(void *ctx, void *addr, size_t bytes);
+VAC__HIDDEN int vac__view_map(void *ctx, void *addr, size_t bytes, struct vac__backing *b,
+			      size_t off, unsigned prot);
+VAC__HIDDEN int vac__view_protect(void *ctx, void *addr, size_t bytes, unsigned prot);
+VAC__HIDDEN int vac__view_leave(void *ctx, void *addr, size_t bytes, unsigned prot);
+VAC__HIDDEN void vac__view_stay(void *ctx, void *addr, size_t bytes, unsigned prot);
+VAC__HIDDEN int vac__view_unmap(void *ctx, void *addr, size_t bytes);
+
+#endif /* VAC_PORT_LINUX_H */

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Faults: a page was touched that the host does not show, or shows with fewer rights.
+ *
+ *	not mapped, or not allowed   -EFAULT: a true SIGSEGV
+ *	none                         a new folio: huge where the VMA covers the whole vpb, else a
+ *	                             window of base folios around the page
+ *	migration entry              wait without a reference, then look again
+ *	present, host agrees         somebody else was faster: try the access again
+ *	present, host shows less     show it again
+ *
+ * Locks: the space's for read throughout; the fault lock of the vpb while folios are made, so that
+ * threads that touch the same new pageblock fill it once; the ptl to look and to install. Only the
+ * wait for a migration sleeps for long, and it holds none of them.
+ */
+#include "internal.h"
+
+static struct vac__mutex *fault_lock(struct vac_space *s, uint32_t vpb)
+{
+	return &s->pool->fault[(vpb + s->id * 7u) % 64u];
+}
+
+enum look { LOOK_NONE, LOOK_DONE, LOOK_WAIT, LOOK_AGAIN };
+
+/*
+ * Judge the slot of a page under its ptl. LOOK_WAIT: *pfn is the folio that leaves and *ticket the
+ * wait prepared for it. LOOK_DONE: *err. LOOK_NONE: to be filled.
+ */
+static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint32_t *pfn,
+		      uint32_t *ticket, int *err)
+{
+	uint32_t vpb = page >> VAC__PB_ORDER;
+	enum look l = LOOK_NONE;
+	uint64_t e;
+
+	vac__ptl_lock(s, vpb);
+	e = vac__ld_rlx(vac__pmd(s, vpb));
+	if ((e & VAC__E_TYPE) == VAC__E_TABLE)
+		e = vac__ld_rlx(vac__pte(s, page));
+	if (vac__e_migration(e)) {
+		/* Readers find the leaving page in the host still; only the host's own refusal of a
+		 * read, or a write, brings a thread here. */
+		*pfn = vac__e_pfn(e);
+		l = LOOK_WAIT;
+		if (!vac__folio_wait_prepare(s->pool, *pfn, ticket)) {
+			/* An entry whose folio is not locked was left behind, which must not be. */
+			vac__stat_add(&s->pool->c.dangling, 1);
+			VAC__DEBUG_ASSERT(!"dangling migration entry");
+			l = LOOK_AGAIN;
+		}
+	} else if (vac__e_present(e)) {
+		uint64_t need = access & VAC__WRITE ? VAC__E_HWRITE : VAC__E_HREAD;
+
+		*err = e & need ? 0 : vac__host_refresh(s, page);
+		l = LOOK_DONE;
+	}
+	vac__ptl_unlock(s, vpb);
+	return l;
+}
+
+/* The slot is filled already by what somebody else did meanwhile. */
+static bool filled(struct vac_space *s, uint32_t page)
+{
+	uint32_t vpb = page >> VAC__PB_ORDER;
+	bool yes;
+
+	vac__ptl_lock(s, vpb);
+	yes = vac__entry_get(s, page) != 0;
+	vac__ptl_unlock(s, vpb);
+	return yes;
+}
+
+static bool wants_huge(struct vac_space *s, const struct vac__vma *v, uint32_t vpb)
+{
+	return !v->nohuge && !(s->pool->opts.flags & VAC_POOL_BASE_ONLY) &&
+	       v->start <= vpb * VAC__PB_PAGES && v->end >= (vpb + 1) * VAC__PB_PAGES &&
+	       vac__ld_rlx(vac__pmd(s, vpb)) == 0;
+}
+
+static int fill_huge(struct vac_space *s, const struct vac__vma *v, uint32_t vpb)
+{
+	uint32_t pfn;
+	int r = vac__huge_alloc(s->pool, true, &pfn);
+
+	if (r < 0)
+		return r;
+	vac__ptl_lock(s, vpb);
+	r = vac__install_huge(s, vpb, pfn, v->prot);
+	vac__ptl_unlock(s, vpb);
+	/* With the map counted this reference goes; without, the folio does. */
+	vac__folio_put(s->pool, pfn, VAC__W_REF);
+	return r;
+}
+
+/* The pages to fill with base folios around one: the configured window, or the whole vpb when
+ * host mappings run short, as a filled vpb of one reservation needs only one. */
+static void window(struct vac_space *s, const struct vac__vma *v, uint32_t page, uint32_t *lo,
+		   uint32_t *hi)
+{
+	uint32_t unit = s->pool->opts.fault_bytes >> VAC__PAGE_SHIFT;
+	uint64_t used, limit;
+
+	vac__port_vma_usage(&used, &limit);
+	if (used > limit / 2)
+		unit = VAC__PB_PAGES;
+	*lo = page - page % unit;
+	*hi = *lo + unit;
+	if (*lo < v->start)
+		*lo = v->start;
+	if (*hi > v->end)
+		*hi = v->end;
+}
+
+/* Fill [lo, hi), which holds `page`: that one must succeed, the others are a convenience. */
+static int fill_base(struct vac_space *s, const struct vac__vma *v, uint32_t page, uint32_t lo,
+		     uint32_t hi)
+{
+	uint32_t vpb = page >> VAC__PB_ORDER;
+	uint32_t pfns[VAC__PB_PAGES];
+	int r = 0, err = 0;
+
+	/* We hold the vpb's fault lock: an empty slot stays empty but for an unmap, which waits for
+	 * the space's lock. */
+	for (uint32_t p = lo; p < hi; p++) {
+		uint32_t *pfn = &pfns[p - lo];
+
+		*pfn = VAC__NO_PFN;
+		if (vac__entry_get(s, p) != 0)
+			continue;
+		r = vac__base_alloc(s->pool, s, p, pfn);
+		if (r < 0 && p == page)
+			err = r;
+		if (r == 0)
+			memset(vac__frame_addr(s->pool, *pfn), 0, VAC_PAGE_BYTES);
+	}
+	vac__ptl_lock(s, vpb);
+	for (uint32_t p = lo; p < hi;) {
+		uint32_t n = 0;
+
+		while (p + n < hi && pfns[p + n - lo] != VAC__NO_PFN)
+			n++;
+		if (n == 0) {
+			p++;
+			continue;
+		}
+		r = vac__install_base(s, p, &pfns[p - lo], n, v->prot);
+		if (r < (int)n && page >= p + (r > 0 ? (uint32_t)r : 0) && page < p + n)
+			err = r < 0 ? r : -ENOMEM;
+		p += n;
+	}
+	vac__ptl_unlock(s, vpb);
+	for (uint32_t p = lo; p < hi; p++)
+		if (pfns[p - lo] != VAC__NO_PFN)
+			vac__folio_put(s->pool, pfns[p - lo], VAC__W_REF);
+	return err;
+}
+
+static int fill(struct vac_space *s, const struct vac__vma *v, uint32_t page)
+{
+	uint32_t vpb = page >> VAC__PB_ORDER;
+	struct vac__mutex *m = fault_lock(s, vpb);
+	uint32_t lo, hi;
+	int r = -ENOMEM;
+
+	vac__lock(m, VAC__RANK_FAULT);
+	if (filled(s, page)) {
+		r = 0;
+	} else {
+		if (wants_huge(s, v, vpb))
+			r = fill_huge(s, v, vpb);
+		/* Memory may be there, but not in whole pageblocks. */
+		if (r < 0) {
+			window(s, v, page, &lo, &hi);
+			r = fill_base(s, v, page, lo, hi);
+		}
+	}
+	vac__unlock(m, VAC__RANK_FAULT);
+	return r;
+}
+
+/*
+ * Make a page present with the access wanted. Signals are blocked, no lock is held. May sleep for
+ * a migration. 0, -EFAULT, -ENOMEM.
+ */
+int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
+{
+	for (;;) {
+		uint32_t pfn = 0, ticket = 0;
+		const struct vac__vma *v;
+		enum look l;
+		int r = 0;
+
+		vac__rdlock(&s->lock, VAC__RANK_SPACE);
+		v = vac__vma_find(s, page);
+		if (!v || !(v->prot & (VAC_PROT_READ | VAC_PROT_WRITE)) ||
+		    ((access & VAC__WRITE) && !(v->prot & VAC_PROT_WRITE))) {
+			vac__rdunlock(&s->lock, VAC__RANK_SPACE);
+			return -EFAULT;
+		}
+		l = look(s, page, access, &pfn, &ticket, &r);
+		if (l == LOOK_NONE)
+			r = fill(s, v, page);
+		vac__rdunlock(&s->lock, VAC__RANK_SPACE);
+		if (l == LOOK_AGAIN)
+			continue;
+		if (l != LOOK_WAIT)
+			return r;
+		vac__stat_add(&s->pool->c.fault_waits, 1);
+		vac__folio_wait(s->pool, pfn, ticket);
+	}
+}
+
+/* The guard's upcall (vac__fault_fn). */
+int vac__fault(void *space, uintptr_t addr, unsigned access)
+{
+	struct vac_space *s = space;
+
+	vac__stat_add(&s->pool->c.faults, 1);
+	return vac__fault_in(s, (uint32_t)((addr - (uintptr_t)s->base) >> VAC__PAGE_SHIFT), access);
+}

@@ -1,0 +1,521 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The frame allocator: a buddy system of orders 0 to 9 for each zone, and reservations.
+ *
+ * Invariants, all under the zone lock:
+ *  - A free chunk lies inside one pageblock: its head has F_BUDDY and its order, its other frames no
+ *    flag. It is on its zone's list unless its pageblock is isolated: then it is on none, so that
+ *    nothing in an isolated pageblock is ever handed out (I6), and what is freed there stays there.
+ *  - A chunk of order 9 may be virgin: the host has not given its memory yet. Any smaller chunk and
+ *    any reservation lies in a populated pageblock. Populating is slow and is done outside the lock by
+ *    the one who has taken the whole pageblock.
+ *  - A reservation is a pageblock of which base folios of one vpb take the frames of their own
+ *    offsets (after FreeBSD's superpage reservations, Navarro et al., OSDI 2002): host mappings
+ *    stay linear and merge, and what leaves together arrives together. Frames not yet used have
+ *    F_RESV; they are given to others, oldest reservation first, when nothing else is free.
+ *  - total = free + reserved + isolated + used, by count.
+ */
+#include "internal.h"
+
+static uint32_t flags_of(struct vac_pool *pool, uint32_t pfn)
+{
+	return vac__ld_rlx(&vac__frame(pool, pfn)->flags);
+}
+
+static void set_flags(struct vac_pool *pool, uint32_t pfn, uint32_t flags)
+{
+	vac__st_rlx(&vac__frame(pool, pfn)->flags, flags);
+}
+
+static struct vac__pb *pb_of(struct vac_pool *pool, uint32_t pfn)
+{
+	return &pool->pbs[pfn >> VAC__PB_ORDER];
+}
+
+/* Counters are read without the lock by statistics; written under it. */
+static void count(_Atomic uint64_t *c, int64_t n)
+{
+	vac__st_rlx(c, vac__ld_rlx(c) + (uint64_t)n);
+}
+
+/* ---- Lists ---------------------------------------------------------------------------------- */
+
+static struct vac__free_list *list_of(struct vac_pool *pool, uint32_t pfn, unsigned order)
+{
+	return &pool->free[pb_of(pool, pfn)->zone][order];
+}
+
+/* Chunks that the host has filled go to the front: they are reused before new memory is touched. */
+static void link_chunk(struct vac_pool *pool, uint32_t pfn, unsigned order)
+{
+	struct vac__free_list *l = list_of(pool, pfn, order);
+	struct vac__frame *f = vac__frame(pool, pfn);
+
+	if (vac__ld_rlx(&pb_of(pool, pfn)->populated) == VAC__PB_VIRGIN) {
+		f->next = VAC__NO_PFN;
+		f->prev = l->tail;
+		if (l->tail == VAC__NO_PFN)
+			l->head = pfn;
+		else
+			vac__frame(pool, l->tail)->next = pfn;
+		l->tail = pfn;
+		return;
+	}
+	f->prev = VAC__NO_PFN;
+	f->next = l->head;
+	if (l->head == VAC__NO_PFN)
+		l->tail = pfn;
+	else
+		vac__frame(pool, l->head)->prev = pfn;
+	l->head = pfn;
+}
+
+static void unlink_chunk(struct vac_pool *pool, uint32_t pfn, unsigned order)
+{
+	struct vac__free_list *l = list_of(pool, pfn, order);
+	struct vac__frame *f = vac__frame(pool, pfn);
+
+	if (f->prev == VAC__NO_PFN)
+		l->head = f->next;
+	else
+		vac__frame(pool, f->prev)->next = f->next;
+	if (f->next == VAC__NO_PFN)
+		l->tail = f->prev;
+	else
+		vac__frame(pool, f->next)->prev = f->prev;
+}
+
+/* ---- Chunks --------------------------------------------------------------------------------- */
+
+/* Make [pfn, pfn + 2^order) free, merged with its buddies. */
+static void free_chunk(struct vac_pool *pool, uint32_t pfn, unsigned order)
+{
+	struct vac__pb *pb = pb_of(pool, pfn);
+
+	pb->nr_free = (uint16_t)(pb->nr_free + (1u << order));
+	count(pb->isolated ? &pool->nr_isolated : &pool->nr_free, (int64_t)1 << order);
+	for (; order < VAC__PB_ORDER; order++) {
+		uint32_t buddy = pfn ^ (UINT32_C(1) << order);
+
+		if ((flags_of(pool, buddy) & (VAC__F_KIND | VAC__F_ORDER)) != (VAC__F_BUDDY | order))
+			break;
+		if (!pb->isolated)
+			unlink_chunk(pool, buddy, order);
+		set_flags(pool, buddy, 0);
+		pfn &= ~(UINT32_C(1) << order);
+	}
+	set_flags(pool, pfn, VAC__F_BUDDY | order);
+	if (!pb->isolated)
+		link_chunk(pool, pfn, order);
+}
+
+/* Take a chunk of exactly this order off its list, no longer free. */
+static void take_chunk(struct vac_pool *pool, uint32_t pfn, unsigned order)
+{
+	struct vac__pb *pb = pb_of(pool, pfn);
+
+	VAC__DEBUG_ASSERT(!pb->isolated);
+	unlink_chunk(pool, pfn, order);
+	set_flags(pool, pfn, 0);
+	pb->nr_free = (uint16_t)(pb->nr_free - (1u << order));
+	count(&pool->nr_free, -((int64_t)1 << order));
+}
+
+/* A whole free pageblock, movable memory first. VAC__NO_PFN if there is none. */
+static uint32_t take_pageblock(struct vac_pool *pool)
+{
+	for (unsigned z = 0; z < 2; z++) {
+		uint32_t pfn = pool->free[z][VAC__PB_ORDER].head;
+
+		if (pfn != VAC__NO_PFN) {
+			take_chunk(pool, pfn, VAC__PB_ORDER);
+			return pfn;
+		}
+	}
+	return VAC__NO_PFN;
+}
+
+/* One frame out of a chunk smaller than a pageblock. */
+static uint32_t take_small(struct vac_pool *pool)
+{
+	for (unsigned z = 0; z < 2; z++) {
+		for (unsigned order = 0; order < VAC__PB_ORDER; order++) {
+			uint32_t pfn = pool->free[z][order].head;
+
+			if (pfn == VAC__NO_PFN)
+				continue;
+			take_chunk(pool, pfn, order);
+			for (; order > 0; order--)
+				free_chunk(pool, pfn + (UINT32_C(1) << (order - 1)), order - 1);
+			return pfn;
+		}
+	}
+	return VAC__NO_PFN;
+}
+
+/* Have the host fill a virgin pageblock that the caller has taken. Called without the zone lock. */
+static int populate(struct vac_pool *pool, uint32_t pfn)
+{
+	struct vac__pb *pb = pb_of(pool, pfn);
+	struct vac__block *b = vac__pfn_block(pool, pfn);
+	size_t off = (size_t)(pfn & ((UINT32_C(1) << pool->block_shift) - 1)) << VAC__PAGE_SHIFT;
+	int r;
+
+	if (vac__ld_rlx(&pb->populated) != VAC__PB_VIRGIN)
+		return 0;
+	r = pool->mem->block_populate(pool->mem_ctx, &b->backing, off);
+	if (r < 0)
+		return -ENOMEM;
+	vac__st_rlx(&pb->populated, r ? VAC__PB_HUGE : VAC__PB_BASE);
+	vac__stat_add(r ? &pool->nr_pb_huge : &pool->nr_pb_base, 1);
+	return 0;
+}
+
+/* ---- Reservations --------------------------------------------------------------------------- */
+
+static void resv_link(struct vac_pool *pool, uint32_t n)
+{
+	struct vac__pb *pb = &pool->pbs[n];
+
+	pb->resv_next = VAC__NO_PFN;
+	pb->resv_prev = pool->resv.tail;
+	if (pool->resv.tail == VAC__NO_PFN)
+		pool->resv.head = n;
+	else
+		pool->pbs[pool->resv.tail].resv_next = n;
+	pool->resv.tail = n;
+}
+
+static void resv_unlink(struct vac_pool *pool, uint32_t n)
+{
+	struct vac__pb *pb = &pool->pbs[n];
+
+	if (pb->resv_prev == VAC__NO_PFN)
+		pool->resv.head = pb->resv_next;
+	else
+		pool->pbs[pb->resv_prev].resv_next = pb->resv_next;
+	if (pb->resv_next == VAC__NO_PFN)
+		pool->resv.tail = pb->resv_prev;
+	else
+		pool->pbs[pb->resv_next].resv_prev = pb->resv_prev;
+}
+
+/* Turn a pageblock that was taken, and populated, into the reservation of a vpb. */
+static void resv_make(struct vac_pool *pool, uint32_t pfn, struct vac_space *s, uint32_t vpb)
+{
+	struct vac__pb *pb = pb_of(pool, pfn);
+
+	pb->resv_space = s->id + 1;
+	pb->resv_vpb = vpb;
+	pb->nr_resv = VAC__PB_PAGES;
+	count(&pool->nr_resv, VAC__PB_PAGES);
+	for (uint32_t i = 0; i < VAC__PB_PAGES; i++)
+		set_flags(pool, pfn + i, VAC__F_RESV);
+	s->resv[vpb] = (pfn >> VAC__PB_ORDER) + 1;
+	resv_link(pool, pfn >> VAC__PB_ORDER);
+}
+
+/* End a reservation: what it kept is free for all, what is used stays used. */
+static void resv_break(struct vac_pool *pool, uint32_t n)
+{
+	struct vac__pb *pb = &pool->pbs[n];
+	struct vac_space *s = vac__ld_rlx(&pool->spaces[pb->resv_space - 1]);
+
+	s->resv[pb->resv_vpb] = 0;
+	pb->resv_space = 0;
+	resv_unlink(pool, n);
+	count(&pool->nr_resv, -(int64_t)pb->nr_resv);
+	pb->nr_resv = 0;
+	for (uint32_t i = 0, pfn = n << VAC__PB_ORDER; i < VAC__PB_PAGES; i++, pfn++) {
+		if (!(flags_of(pool, pfn) & VAC__F_RESV))
+			continue;
+		set_flags(pool, pfn, 0);
+		free_chunk(pool, pfn, 0);
+	}
+}
+
+/* The frame that the reservation of this page keeps for it, or VAC__NO_PFN. */
+static uint32_t resv_take(struct vac_pool *pool, struct vac_space *s, uint32_t page)
+{
+	uint32_t slot = s->resv[page >> VAC__PB_ORDER];
+	uint32_t pfn;
+
+	if (!slot)
+		return VAC__NO_PFN;
+	pfn = ((slot - 1) << VAC__PB_ORDER) + page % VAC__PB_PAGES;
+	if (!(flags_of(pool, pfn) & VAC__F_RESV))
+		return VAC__NO_PFN;
+	pool->pbs[slot - 1].nr_resv--;
+	count(&pool->nr_resv, -1);
+	return pfn;
+}
+
+/* The addresses [first_vpb, +nr_vpbs) are about to be given up: end their reservations. */
+void vac__resv_forget(struct vac_pool *pool, struct vac_space *s, uint32_t first_vpb,
+		      uint32_t nr_vpbs)
+{
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	for (uint32_t v = first_vpb; v < first_vpb + nr_vpbs; v++)
+		if (s->resv[v])
+			resv_break(pool, s->resv[v] - 1);
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+}
+
+/* ---- Folios --------------------------------------------------------------------------------- */
+
+/* From taken frames to a folio with one reference, the caller's. */
+static void become_base(struct vac_pool *pool, uint32_t pfn)
+{
+	set_flags(pool, pfn, VAC__F_BASE);
+	vac__st(&vac__frame(pool, pfn)->word, VAC__W_REF);
+}
+
+static void become_huge(struct vac_pool *pool, uint32_t pfn)
+{
+	for (uint32_t i = 1; i < VAC__PB_PAGES; i++)
+		set_flags(pool, pfn + i, VAC__F_TAIL);
+	set_flags(pool, pfn, VAC__F_HEAD);
+	vac__st(&vac__frame(pool, pfn)->word, VAC__W_REF);
+}
+
+/* A huge folio with one reference. Blocks while the host fills the memory. -ENOMEM. */
+int vac__huge_alloc(struct vac_pool *pool, bool want_zero, uint32_t *pfn)
+{
+	bool fresh;
+
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	*pfn = take_pageblock(pool);
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+	if (*pfn == VAC__NO_PFN)
+		return -ENOMEM;
+	fresh = vac__ld_rlx(&pb_of(pool, *pfn)->populated) == VAC__PB_VIRGIN;
+	if (populate(pool, *pfn) < 0) {
+		vac__lock(&pool->zone, VAC__RANK_ZONE);
+		free_chunk(pool, *pfn, VAC__PB_ORDER);
+		vac__unlock(&pool->zone, VAC__RANK_ZONE);
+		vac__progress(pool);
+		return -ENOMEM;
+	}
+	if (want_zero && !fresh)
+		memset(vac__frame_addr(pool, *pfn), 0, VAC_PAGEBLOCK_BYTES);
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	become_huge(pool, *pfn);
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+	return 0;
+}
+
+/*
+ * A whole pageblock for small things, populated; the zone lock is held, and dropped meanwhile.
+ * VAC__NO_PFN if there is none or the host has no memory for it.
+ */
+static uint32_t take_populated(struct vac_pool *pool)
+{
+	for (;;) {
+		uint32_t pfn = take_pageblock(pool);
+		int r;
+
+		if (pfn == VAC__NO_PFN ||
+		    vac__ld_rlx(&pb_of(pool, pfn)->populated) != VAC__PB_VIRGIN)
+			return pfn;
+		vac__unlock(&pool->zone, VAC__RANK_ZONE);
+		r = populate(pool, pfn);
+		vac__lock(&pool->zone, VAC__RANK_ZONE);
+		if (r == 0 && !pb_of(pool, pfn)->isolated)
+			return pfn;
+		/* Isolated meanwhile: it must not become anybody's small things. */
+		free_chunk(pool, pfn, VAC__PB_ORDER);
+		if (r < 0)
+			return VAC__NO_PFN;
+		vac__progress(pool);
+	}
+}
+
+/*
+ * A base folio with one reference for this page of a space: from the page's reservation, else from
+ * a new one, else any frame, breaking reservations oldest first. Contents undefined. -ENOMEM.
+ */
+int vac__base_alloc(struct vac_pool *pool, struct vac_space *s, uint32_t page, uint32_t *out)
+{
+	uint32_t vpb = page >> VAC__PB_ORDER;
+	uint32_t pfn, pb;
+
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	pfn = resv_take(pool, s, page);
+	if (pfn == VAC__NO_PFN && !s->resv[vpb]) {
+		pb = take_populated(pool);
+		/* While the lock was dropped another thread may have made the reservation. */
+		if (pb != VAC__NO_PFN && s->resv[vpb])
+			free_chunk(pool, pb, VAC__PB_ORDER);
+		else if (pb != VAC__NO_PFN)
+			resv_make(pool, pb, s, vpb);
+		pfn = resv_take(pool, s, page);
+	}
+	if (pfn == VAC__NO_PFN)
+		pfn = take_small(pool);
+	while (pfn == VAC__NO_PFN && pool->resv.head != VAC__NO_PFN) {
+		resv_break(pool, pool->resv.head);
+		pfn = take_small(pool);
+	}
+	if (pfn == VAC__NO_PFN) {
+		pb = take_populated(pool);
+		if (pb != VAC__NO_PFN) {
+			for (unsigned order = VAC__PB_ORDER; order > 0; order--)
+				free_chunk(pool, pb + (UINT32_C(1) << (order - 1)), order - 1);
+			pfn = pb;
+		}
+	}
+	if (pfn != VAC__NO_PFN)
+		become_base(pool, pfn);
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+	*out = pfn;
+	return pfn == VAC__NO_PFN ? -ENOMEM : 0;
+}
+
+/* Give back a folio whose counts are 0, or which the caller holds frozen. */
+void vac__folio_free(struct vac_pool *pool, uint32_t pfn)
+{
+	struct vac__frame *f = vac__frame(pool, pfn);
+	struct vac__pb *pb = pb_of(pool, pfn);
+	uint64_t w = vac__xchg(&f->word, 0);
+	uint32_t kind;
+
+	VAC__DEBUG_ASSERT(!(w & VAC__W_POISON));
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	kind = flags_of(pool, pfn) & VAC__F_KIND;
+	if (kind == VAC__F_HEAD) {
+		for (uint32_t i = 0; i < VAC__PB_PAGES; i++)
+			set_flags(pool, pfn + i, 0);
+		free_chunk(pool, pfn, VAC__PB_ORDER);
+	} else {
+		VAC__DEBUG_ASSERT(kind == VAC__F_BASE);
+		if (pb->resv_space) {
+			set_flags(pool, pfn, VAC__F_RESV);
+			pb->nr_resv++;
+			count(&pool->nr_resv, 1);
+			if (pb->nr_resv == VAC__PB_PAGES)
+				resv_break(pool, pfn >> VAC__PB_ORDER);
+		} else {
+			set_flags(pool, pfn, 0);
+			free_chunk(pool, pfn, 0);
+		}
+	}
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+	vac__gate_wake(pool, pfn, w);
+	vac__progress(pool);
+}
+
+/* Drop one ref, pin or map; free the folio with the last. */
+void vac__folio_put(struct vac_pool *pool, uint32_t pfn, uint64_t unit)
+{
+	uint64_t w = vac__w_put(&vac__frame(pool, pfn)->word, unit);
+
+	VAC__DEBUG_ASSERT(!(w & VAC__W_POISON));
+	if (vac__w_free(w) && !(w & VAC__W_FROZEN))
+		vac__folio_free(pool, pfn);
+	else
+		vac__progress(pool);
+}
+
+/* ---- Hotplug: one pageblock a call ---------------------------------------------------------- */
+
+void vac__frames_online(struct vac_pool *pool, uint32_t pfn, enum vac_zone zone)
+{
+	struct vac__pb *pb = pb_of(pool, pfn);
+
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	memset(pb, 0, sizeof(*pb));
+	pb->zone = (uint8_t)zone;
+	pb->online = true;
+	for (uint32_t i = 0; i < VAC__PB_PAGES; i++) {
+		set_flags(pool, pfn + i, 0);
+		vac__st(&vac__frame(pool, pfn + i)->word, 0);
+	}
+	count(&pool->nr_total, VAC__PB_PAGES);
+	free_chunk(pool, pfn, VAC__PB_ORDER);
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+}
+
+/* All frames are free, and isolated: take them out of the counts for good. */
+void vac__frames_offline(struct vac_pool *pool, uint32_t pfn)
+{
+	struct vac__pb *pb = pb_of(pool, pfn);
+
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	VAC__ASSERT(pb->isolated && pb->nr_free == VAC__PB_PAGES);
+	count(&pool->nr_isolated, -(int64_t)VAC__PB_PAGES);
+	count(&pool->nr_total, -(int64_t)VAC__PB_PAGES);
+	if (vac__ld_rlx(&pb->populated) != VAC__PB_VIRGIN)
+		vac__sub(vac__ld_rlx(&pb->populated) == VAC__PB_HUGE ? &pool->nr_pb_huge
+								     : &pool->nr_pb_base,
+			 1);
+	memset(pb, 0, sizeof(*pb));
+	for (uint32_t i = 0; i < VAC__PB_PAGES; i++) {
+		set_flags(pool, pfn + i, 0);
+		vac__st(&vac__frame(pool, pfn + i)->word, VAC__W_POISON);
+	}
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+}
+
+/* Put every free chunk of a pageblock on, or off, its list. */
+static void relink(struct vac_pool *pool, uint32_t pfn, bool on)
+{
+	for (uint32_t i = 0; i < VAC__PB_PAGES;) {
+		uint32_t fl = flags_of(pool, pfn + i);
+		unsigned order = fl & VAC__F_ORDER;
+
+		if (!(fl & VAC__F_BUDDY)) {
+			i++;
+			continue;
+		}
+		if (on)
+			link_chunk(pool, pfn + i, order);
+		else
+			unlink_chunk(pool, pfn + i, order);
+		i += UINT32_C(1) << order;
+	}
+}
+
+void vac__frames_isolate(struct vac_pool *pool, uint32_t pfn)
+{
+	struct vac__pb *pb = pb_of(pool, pfn);
+
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	VAC__ASSERT(pb->online && !pb->isolated);
+	if (pb->resv_space)
+		resv_break(pool, pfn >> VAC__PB_ORDER);
+	relink(pool, pfn, false);
+	pb->isolated = true;
+	count(&pool->nr_free, -(int64_t)pb->nr_free);
+	count(&pool->nr_isolated, pb->nr_free);
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+}
+
+void vac__frames_unisolate(struct vac_pool *pool, uint32_t pfn)
+{
+	struct vac__pb *pb = pb_of(pool, pfn);
+
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	VAC__ASSERT(pb->online && pb->isolated);
+	pb->isolated = false;
+	relink(pool, pfn, true);
+	count(&pool->nr_free, pb->nr_free);
+	count(&pool->nr_isolated, -(int64_t)pb->nr_free);
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+}
+
+/* Frames in use of a pageblock; the other two counts if asked for. */
+uint32_t vac__frames_used(struct vac_pool *pool, uint32_t pfn, uint32_t *nr_free, uint32_t *nr_resv)
+{
+	struct vac__pb *pb = pb_of(pool, pfn);
+	uint32_t f, r;
+
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	f = pb->nr_free;
+	r = pb->nr_resv;
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+	if (nr_free)
+		*nr_free = f;
+	if (nr_resv)
+		*nr_resv = r;
+	return VAC__PB_PAGES - f - r;
+}

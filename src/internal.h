@@ -1,0 +1,465 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The engine's glossary and main types. Standard C only: what needs a system is in port/port.h.
+ *
+ *	page   4 KiB of a space's addresses, numbered from the space's first
+ *	vpb    a pageblock of addresses: 512 pages; the unit of a huge mapping and of page-table locks
+ *	frame  4 KiB of the pool's memory, numbered by pfn; block id * frames per block + offset
+ *	pb     a pageblock of frames: pfn >> 9
+ *	folio  a base frame, or a huge one: a whole pageblock, described by its first (head) frame
+ *	entry  a slot of the page table: none, present, or migration (the folio is leaving)
+ *
+ * Locks are listed, with their order, in lock.h. Lock-free readers: vac_pin() reads entries and
+ * words (pin.c says why that is safe); the offline scan reads frames' flags and words and verifies
+ * under a reference; reports and statistics read everything and promise nothing beyond "as it was
+ * when looked at". All of it can be read at any time because descriptors are never unmapped while
+ * the pool lives: a removed block's read as zeroes.
+ */
+#ifndef VAC_INTERNAL_H
+#define VAC_INTERNAL_H
+
+#include <errno.h>
+#include <limits.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "lock.h"
+#include "port/port.h"
+#include "vacate.h"
+#include "word.h"
+
+#ifndef EUCLEAN
+#define EUCLEAN 117 /* not in every errno.h; the value is Linux's */
+#endif
+
+#define VAC__BUG(what) vac__port_panic(__FILE__, __LINE__, what)
+#define VAC__ASSERT(cond)                                                                          \
+	do {                                                                                       \
+		if (!(cond))                                                                       \
+			VAC__BUG("assertion failed: " #cond);                                      \
+	} while (0)
+#ifdef VAC_DEBUG
+#define VAC__DEBUG_ASSERT(cond) VAC__ASSERT(cond)
+#else
+#define VAC__DEBUG_ASSERT(cond) ((void)0)
+#endif
+
+#define VAC__PAGE_SHIFT 12
+#define VAC__PB_ORDER 9
+#define VAC__PB_PAGES 512u
+#define VAC__PB_SHIFT (VAC__PAGE_SHIFT + VAC__PB_ORDER)
+#define VAC__NO_PFN UINT32_MAX
+#define VAC__MAX_SPACES 4096u
+#define VAC__MAX_BLOCKS 65536u
+
+/* ---- Frames --------------------------------------------------------------------------------- */
+
+/* frame.flags. The kind changes under the zone lock, or by the one who holds the folio frozen;
+ * ISOLATED by atomic or/and. Read without a lock by scans, which verify. */
+#define VAC__F_ORDER 0xfu       /* of a free chunk */
+#define VAC__F_BUDDY 0x10u      /* head of a free chunk */
+#define VAC__F_RESV 0x20u       /* free, kept for a neighbour in its reservation */
+#define VAC__F_BASE 0x40u       /* a base folio */
+#define VAC__F_HEAD 0x80u       /* head of a huge folio */
+#define VAC__F_TAIL 0x100u      /* the other 511 frames of one */
+#define VAC__F_ISOLATED 0x200u  /* a migration or split has picked it; it also holds a reference */
+#define VAC__F_KIND (VAC__F_BUDDY | VAC__F_RESV | VAC__F_BASE | VAC__F_HEAD | VAC__F_TAIL)
+
+struct vac__frame {
+	vac__word word;
+	_Atomic uint32_t lock;   /* the folio lock: see wait.c */
+	_Atomic uint32_t flags;
+	/* Where it is mapped: page `index` of the spaces of `family`. Set before the first mapping
+	 * by the one who allocated it; constant until freed. */
+	_Atomic uint32_t family;
+	_Atomic uint32_t index;
+	uint32_t next, prev;     /* free list; guarded by the zone lock */
+};
+_Static_assert(sizeof(struct vac__frame) <= 32, "at most 32 bytes of metadata a frame");
+
+/* A pageblock of frames. All guarded by the zone lock, except populated: written by the one who
+ * took the whole pageblock off the free list. */
+struct vac__pb {
+	uint16_t nr_free;        /* frames in free chunks */
+	uint16_t nr_resv;        /* frames kept by its reservation */
+	_Atomic uint8_t populated; /* VAC__PB_* */
+	uint8_t zone;
+	bool online;
+	bool isolated;           /* free chunks here are on no list: nothing is allocated */
+	/* The reservation: pages of one vpb at their own offsets in this pageblock. */
+	uint32_t resv_space;     /* space id + 1, 0: none */
+	uint32_t resv_vpb;
+	uint32_t resv_next, resv_prev; /* list of reservations, oldest first; pb numbers */
+};
+enum { VAC__PB_VIRGIN = 0, VAC__PB_BASE, VAC__PB_HUGE };
+
+struct vac__free_list {
+	uint32_t head, tail;
+};
+
+/* ---- Spaces --------------------------------------------------------------------------------- */
+
+/*
+ * Entries. A present entry's rights (E_READ, E_WRITE) are the engine's; E_HMAP, E_HREAD, E_HWRITE
+ * say what the host shows there now: never more than the entry allows. A migration entry keeps
+ * them, names the source's pfn, and the host shows that read-only at most.
+ * In a pmd slot a huge folio's entry stands for 512 pages; E_TABLE sends readers to the ptes.
+ */
+#define VAC__E_TYPE 7u
+#define VAC__E_PRESENT 1u
+#define VAC__E_MIGRATION 2u
+#define VAC__E_TABLE 4u
+#define VAC__E_READ 0x10u
+#define VAC__E_WRITE 0x20u
+#define VAC__E_EXCL 0x40u   /* no other space shares the folio: only such folios are pinned */
+#define VAC__E_HMAP 0x100u
+#define VAC__E_HREAD 0x200u
+#define VAC__E_HWRITE 0x400u
+#define VAC__E_PFN_SHIFT 16
+typedef _Atomic uint64_t vac__entry;
+
+static inline uint32_t vac__e_pfn(uint64_t e)
+{
+	return (uint32_t)(e >> VAC__E_PFN_SHIFT);
+}
+static inline uint64_t vac__e_make(uint32_t pfn, uint64_t bits)
+{
+	return (uint64_t)pfn << VAC__E_PFN_SHIFT | bits;
+}
+static inline bool vac__e_present(uint64_t e)
+{
+	return (e & VAC__E_TYPE) == VAC__E_PRESENT;
+}
+static inline bool vac__e_migration(uint64_t e)
+{
+	return (e & VAC__E_TYPE) == VAC__E_MIGRATION;
+}
+
+struct vac__vma {
+	uint32_t start, end; /* pages */
+	uint8_t prot;
+	bool nohuge;
+};
+
+/* Spaces born of one another share a family: the root of the reverse map. Slots are never
+ * unmapped, so that a stale family number finds a lock and a list, perhaps somebody else's. */
+struct vac__family {
+	struct vac__rwlock lock; /* rank rmap: guards the list, and freezes all VMAs of its spaces */
+	struct vac_space *_Atomic first;
+};
+
+struct vac_space {
+	struct vac_pool *pool;
+	uint32_t id;            /* slot in pool->spaces and, as long as nothing is cloned, family */
+	uint32_t family;
+	struct vac_space *next_in_family;
+	char name[VAC_NAME_MAX];
+	uint8_t *base;
+	uint32_t pages, vpbs;
+
+	struct vac__rwlock lock; /* rank space: guards vmas */
+	struct vac__vma *vmas;   /* sorted by start, disjoint, never adjacent and equal */
+	uint32_t nr_vmas, cap_vmas;
+
+	/* One element a vpb or page; reserved whole, touched where used. */
+	vac__entry *pmd;
+	vac__entry *pte;
+	struct vac__mutex *ptl;  /* guards the entries and the host mapping of a vpb */
+	struct vac__mutex segments; /* rank segments: guards nseg */
+	uint16_t *nseg;          /* host mappings booked for a vpb, 0: it shows nothing */
+	uint32_t *resv;          /* pb + 1 of its reservation; guarded by the zone lock */
+};
+
+/* ---- Pins ----------------------------------------------------------------------------------- */
+
+struct vac__run {
+	uint32_t pfn;
+	uint32_t n; /* folios; VAC__RUN_HUGE: of 512 frames each */
+};
+#define VAC__RUN_HUGE (UINT32_C(1) << 31)
+#define VAC__PIN_RUNS 4
+
+/*
+ * A record of the ledger: who pins what. seq is the record's life: its low two bits are 0 free, 1
+ * live, 2 being released; what is above counts the lives. A handle is (index, seq while live): the
+ * one who moves exactly that seq to "released" drops the pins, so a handle is good once. A reader
+ * that sees the same life, not free, before and after has read one pin's record.
+ */
+#define VAC__SEQ_LIVE 1u
+#define VAC__SEQ_RELEASED 2u
+static inline bool vac__seq_used(uint32_t seq)
+{
+	return (seq & 3) != 0;
+}
+static inline bool vac__seq_same(uint32_t a, uint32_t b)
+{
+	return a >> 2 == b >> 2 && vac__seq_used(b);
+}
+
+struct vac__pin_rec {
+	_Atomic uint32_t seq;
+	_Atomic uint32_t next;      /* free list link: index + 1 */
+	_Atomic uint32_t nr_runs;   /* 0: being taken */
+	_Atomic uint32_t flags, tid;
+	_Atomic uint32_t space;     /* id + 1 */
+	_Atomic uint32_t stack;     /* index + 1 into the stacks */
+	_Atomic uint32_t more_runs; /* capacity of *more */
+	_Atomic uint64_t addr, len, when_ns;
+	_Atomic uint64_t owner[VAC_OWNER_MAX / 8];
+	_Atomic uint64_t run[VAC__PIN_RUNS]; /* n << 32 | pfn */
+	_Atomic(_Atomic uint64_t *) more;    /* all the runs, where there are more than four */
+};
+
+#define VAC__LEDGER_SHARDS 16u
+#define VAC__LEDGER_MAX (UINT32_C(1) << 20)
+#define VAC__LEDGER_GROW 64u
+
+struct vac__stack {
+	_Atomic uint32_t depth;
+	uint32_t hash;
+	uintptr_t pc[VAC_STACK_MAX];
+};
+#define VAC__STACKS_MAX 4096u
+
+struct vac__ledger {
+	struct vac__pin_rec *rec;   /* reserved whole, first `top` are in use or on a free list */
+	_Atomic uint32_t top;
+	struct vac__mutex grow;     /* rank ledger */
+	_Atomic uint64_t free[VAC__LEDGER_SHARDS][8]; /* [0]: tag << 32 | index + 1; padded */
+	_Atomic uint32_t live;
+	_Atomic uint32_t longterm;
+	struct vac__stack *stacks;  /* interned; filled under grow, read when depth != 0 */
+	_Atomic uint32_t nr_stacks;
+};
+
+/* ---- Blocks and the pool -------------------------------------------------------------------- */
+
+struct vac__block {
+	_Atomic uint32_t state;  /* 0: unknown number, else enum vac_block_state + 1 */
+	uint8_t zone;
+	_Atomic uint32_t cancel;
+	_Atomic int fd;          /* for vac_block_info(), which takes no lock */
+	struct vac__backing backing; /* hotplug lock; constant while online */
+};
+
+/* Something may have happened: waited for by an offline. */
+struct vac__event {
+	_Atomic uint32_t seq, waiters;
+};
+
+struct vac__bucket {
+	_Atomic uint32_t seq;
+	uint32_t pad[15]; /* a cache line each */
+};
+#define VAC__BUCKETS 256u
+
+struct vac__mig_item {
+	uint32_t src, dst;
+	uint32_t family, index; /* rmap key */
+	uint16_t map;           /* entries that became migration entries */
+	uint8_t state;
+	bool huge;
+	int err;
+};
+#define VAC__BATCH VAC__PB_PAGES
+
+struct vac__counters {
+	_Atomic uint64_t faults, fault_waits, migrate_attempts, migrate_folios, migrate_bytes;
+	_Atomic uint64_t gate_waits, splits, dangling, wakes, wake_batch_max_ns;
+};
+
+struct vac_pool {
+	char name[VAC_NAME_MAX];
+	struct vac_pool_opts opts;
+	const struct vac__mem_ops *mem;
+	void *mem_ctx;
+	int guard;
+
+	uint32_t pb_per_block, block_shift; /* block_shift: log2 of frames a block */
+	uint32_t max_blocks;
+	uint8_t *direct;         /* direct map: frame pfn is at direct + pfn * 4096 */
+	size_t direct_bytes;
+	struct vac__frame *frames;
+	struct vac__pb *pbs;
+
+	struct vac__mutex hotplug; /* rank hotplug: block states, backings, the migration batch */
+	struct vac__block *blocks;
+
+	struct vac__mutex zone;  /* rank zone: all of the allocator */
+	struct vac__free_list free[2][VAC__PB_ORDER + 1]; /* by enum vac_zone */
+	struct vac__free_list resv; /* of pageblocks, through resv_next */
+	_Atomic uint64_t nr_total, nr_free, nr_resv, nr_isolated; /* written under zone */
+	_Atomic uint64_t nr_pb_huge, nr_pb_base;
+
+	struct vac__mutex spaces_lock; /* rank space, never with a space's lock: the table of spaces */
+	struct vac_space *_Atomic spaces[VAC__MAX_SPACES];
+	struct vac__family families[VAC__MAX_SPACES];
+	_Atomic uint32_t nr_spaces;
+	struct vac__mutex fault[64]; /* rank fault, by (space, vpb) */
+
+	struct vac__ledger ledger;
+	struct vac__bucket buckets[VAC__BUCKETS]; /* gates, hashed by pfn */
+	struct vac__event progress;
+	_Atomic uint32_t offliners; /* offlines under way: whoever frees, unpins or maps tells them */
+
+	/* The batch of the migration in hand; guarded by hotplug. */
+	struct vac__mig_item batch[VAC__BATCH];
+	uint32_t scratch[VAC__BATCH];
+
+	struct vac__counters c;
+};
+
+static inline struct vac__frame *vac__frame(struct vac_pool *pool, uint32_t pfn)
+{
+	return &pool->frames[pfn];
+}
+static inline void *vac__frame_addr(struct vac_pool *pool, uint32_t pfn)
+{
+	return pool->direct + ((size_t)pfn << VAC__PAGE_SHIFT);
+}
+static inline struct vac__block *vac__pfn_block(struct vac_pool *pool, uint32_t pfn)
+{
+	return &pool->blocks[pfn >> pool->block_shift];
+}
+
+/* The stretch of a call in which it may take locks: signals and cancellation are off. */
+#define VAC__ENTER()                                                                               \
+	struct vac__port_saved vac__saved;                                                         \
+	vac__port_enter(&vac__saved)
+#define VAC__LEAVE() vac__port_leave(&vac__saved)
+
+/* ---- wait.c ---- */
+bool vac__folio_trylock(struct vac_pool *pool, uint32_t pfn);
+void vac__folio_lock(struct vac_pool *pool, uint32_t pfn);
+void vac__folio_unlock(struct vac_pool *pool, uint32_t pfn);
+bool vac__folio_wait_prepare(struct vac_pool *pool, uint32_t pfn, uint32_t *ticket);
+void vac__folio_wait(struct vac_pool *pool, uint32_t pfn, uint32_t ticket);
+void vac__gate_wait(struct vac_pool *pool, uint32_t pfn);
+void vac__gate_wake(struct vac_pool *pool, uint32_t pfn, uint64_t old_word);
+uint32_t vac__event_read(struct vac__event *e);
+int vac__event_wait(struct vac__event *e, uint32_t seen, uint64_t deadline_ns);
+void vac__event_signal(struct vac__event *e);
+static inline void vac__progress(struct vac_pool *pool)
+{
+	/* Sequentially consistent on both sides: the offliner counts itself in, then looks; we have
+	 * changed a word, then look for offliners. One of us sees the other. */
+	if (vac__ld(&pool->offliners))
+		vac__event_signal(&pool->progress);
+}
+
+/* ---- frame.c ---- */
+void vac__frames_online(struct vac_pool *pool, uint32_t pfn, enum vac_zone zone);
+void vac__frames_offline(struct vac_pool *pool, uint32_t pfn);
+void vac__frames_isolate(struct vac_pool *pool, uint32_t pfn);
+void vac__frames_unisolate(struct vac_pool *pool, uint32_t pfn);
+uint32_t vac__frames_used(struct vac_pool *pool, uint32_t pfn, uint32_t *nr_free, uint32_t *nr_resv);
+int vac__huge_alloc(struct vac_pool *pool, bool want_zero, uint32_t *pfn);
+int vac__base_alloc(struct vac_pool *pool, struct vac_space *space, uint32_t page, uint32_t *pfn);
+void vac__folio_free(struct vac_pool *pool, uint32_t pfn);
+void vac__folio_put(struct vac_pool *pool, uint32_t pfn, uint64_t unit);
+void vac__resv_forget(struct vac_pool *pool, struct vac_space *space, uint32_t first_vpb,
+		      uint32_t nr_vpbs);
+
+/* ---- map.c ---- */
+static inline vac__entry *vac__pmd(struct vac_space *s, uint32_t vpb)
+{
+	return &s->pmd[vpb];
+}
+static inline vac__entry *vac__pte(struct vac_space *s, uint32_t page)
+{
+	return &s->pte[page];
+}
+void vac__ptl_lock(struct vac_space *s, uint32_t vpb);
+void vac__ptl_unlock(struct vac_space *s, uint32_t vpb);
+uint64_t vac__entry_get(struct vac_space *s, uint32_t page);
+unsigned vac__host_prot(uint64_t entry);
+uint64_t vac__entry_for(uint32_t pfn, unsigned prot);
+int vac__install_huge(struct vac_space *s, uint32_t vpb, uint32_t pfn, unsigned prot);
+int vac__install_base(struct vac_space *s, uint32_t first, const uint32_t *pfns, uint32_t n,
+		      unsigned prot);
+int vac__host_refresh(struct vac_space *s, uint32_t page);
+void vac__segments_settle(struct vac_space *s, uint32_t vpb, long charged);
+void vac__zap(struct vac_space *s, uint32_t first, uint32_t end);
+void vac__entries_protect(struct vac_space *s, uint32_t first, uint32_t end, unsigned prot);
+
+/* ---- rmap.c ---- */
+void vac__family_join(struct vac_pool *pool, uint32_t family, struct vac_space *s);
+void vac__family_leave(struct vac_pool *pool, struct vac_space *s);
+struct vac_space *vac__rmap_first(struct vac_pool *pool, uint32_t family);
+
+/* ---- space.c ---- */
+const struct vac__vma *vac__vma_find(const struct vac_space *s, uint32_t page);
+
+/* ---- fault.c ---- */
+int vac__fault(void *space, uintptr_t addr, unsigned access);
+int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access);
+
+/* ---- split.c ---- */
+int vac__split(struct vac_pool *pool, uint32_t pfn);
+int vac__split_at(struct vac_space *s, uint32_t page, uint32_t *pfn, uint32_t *ticket);
+
+/* ---- pin.c, ledger.c ---- */
+int vac__ledger_open(struct vac_pool *pool);
+void vac__ledger_close(struct vac_pool *pool);
+bool vac__ledger_space_held(struct vac_pool *pool, uint32_t space_id);
+struct vac__pin_view {
+	uint32_t flags, tid, space, nr_runs;
+	uint64_t addr, len, when_ns;
+	char owner[VAC_OWNER_MAX];
+	unsigned depth;
+	uintptr_t stack[VAC_STACK_MAX];
+};
+bool vac__pin_view(struct vac_pool *pool, uint32_t index, struct vac__pin_view *v);
+bool vac__pin_holds(struct vac_pool *pool, uint32_t index, uint32_t pfn);
+bool vac__pin_touches(struct vac_pool *pool, uint32_t index, uint32_t first, uint32_t frames);
+uint64_t vac__pin_sum(struct vac_pool *pool, uint32_t index);
+bool vac__pin_find(struct vac_pool *pool, uint32_t pfn, uint32_t *cursor, struct vac__pin_view *v);
+int vac__rec_take(struct vac_pool *pool, uint32_t *index);
+void vac__rec_free(struct vac_pool *pool, uint32_t index);
+uint32_t vac__stack_intern(struct vac_pool *pool, const uintptr_t *pc, unsigned depth);
+
+/* ---- migrate.c ---- */
+uint64_t vac__expected_counts(bool swapcache, uint32_t isolated, uint32_t extra, uint32_t map);
+int vac__folio_isolate(struct vac_pool *pool, uint32_t pfn);
+void vac__folio_putback(struct vac_pool *pool, uint32_t pfn);
+enum vac__mig_mode { VAC__MIG_ASYNC, VAC__MIG_SYNC };
+struct vac__mig_stats {
+	uint64_t attempts, huge, base, bytes, copy_ns;
+};
+void vac__migrate(struct vac_pool *pool, struct vac__mig_item *items, unsigned n,
+		  enum vac__mig_mode mode, struct vac__mig_stats *st);
+
+/* ---- report.c ---- */
+/* What an offline has met, folio by folio: the latest 256 failures, by pfn. */
+#define VAC__TRACE 256u
+struct vac__trace {
+	struct {
+		uint32_t pfn, attempts;
+		int err;
+	} e[VAC__TRACE];
+	bool foreign; /* the platform refused to certify the block */
+};
+int vac__report_make(struct vac_pool *pool, int id, const struct vac__trace *t,
+		     struct vac_report **report);
+
+/* ---- block.c ---- */
+bool vac__block_valid(struct vac_pool *pool, int id);
+int vac__block_give_back(struct vac_pool *pool, int id, uint64_t *resident);
+void vac__block_free_memory(struct vac_pool *pool, int id);
+static inline uint32_t vac__block_pfn(struct vac_pool *pool, int id)
+{
+	return (uint32_t)id << pool->block_shift;
+}
+
+/* ---- check.c ---- */
+int vac__check(struct vac_pool *pool, char *msg, size_t bytes);
+
+/* ---- map.c, for check.c ---- */
+uint32_t vac__segments_of(struct vac_space *s, uint32_t vpb);
+
+/* ---- pool.c ---- */
+void vac__log(struct vac_pool *pool, enum vac_log_level level, const char *msg);
+extern const struct vac__mem_ops *vac__mem_ops_override; /* set by tests: wraps the port's table */
+
+#endif /* VAC_INTERNAL_H */

@@ -1,0 +1,502 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Migration: give the pages of some folios new frames, while everybody goes on.
+ *
+ * A group is what one call of the host can move: folios of one vpb of one family, one huge or up
+ * to 512 base ones. For each group:
+ *
+ *	1. lock every folio (by trylock; one alone may be waited for)
+ *	2. allocate the destinations, beside one another where their reservation allows
+ *	3. in every space of the family: exchange present entries for migration entries, then make
+ *	   the host's pages read-only and split its mappings at the ends. Readers go on, writers
+ *	   fault and wait. This is the last step that the host can refuse.
+ *	4. freeze each folio at the exact word expected: no entry, no pin, no reference but ours
+ *	-------- commit: nothing below can fail --------
+ *	5. copy
+ *	6. publish: in every space, replace the host's run by the new frames in one call, then the
+ *	   migration entries that are still there by present ones. An entry that was unmapped
+ *	   meanwhile is gone, and stays so.
+ *	7. unlock the source, which wakes the waiters, and free it
+ *
+ * Before the commit a failure undoes its own folio only: entries present again, rights as before.
+ * Invariants: I1, an entry for a folio is in a table only while the folio is locked and we hold a
+ * reference on it. I4, from step 3 to step 6 nobody writes the source: the host has no writable
+ * translation left when step 3 answers, and a pin found by step 4 makes it fail. I3, step 4.
+ */
+#include "internal.h"
+
+enum { GONE, LOCKED, ENTRIES, FROZEN, MOVED, FAILED };
+
+/*
+ * The counts that a folio must show for us to be alone with it. One formula, one place: every kind
+ * of reference that the engine itself holds has its term here (the cautionary tale in semantics.md
+ * B.1 is of two places that disagreed).
+ */
+uint64_t vac__expected_counts(bool swapcache, uint32_t isolated, uint32_t extra, uint32_t map)
+{
+	return VAC__W_REF * ((swapcache ? 1u : 0u) + isolated + extra) + VAC__W_MAP * map;
+}
+
+/*
+ * Pick a folio for a move: a reference that keeps it, and the ISOLATED mark that keeps others from
+ * picking it too. -ENOENT: not a folio, or free. -EAGAIN: frozen. -EBUSY: picked by another.
+ */
+int vac__folio_isolate(struct vac_pool *pool, uint32_t pfn)
+{
+	struct vac__frame *f = vac__frame(pool, pfn);
+	int r;
+
+	if (!(vac__ld_rlx(&f->flags) & (VAC__F_BASE | VAC__F_HEAD)))
+		return -ENOENT;
+	r = vac__w_try_ref(&f->word);
+	if (r < 0)
+		return r;
+	/* With the reference it cannot be freed or split; look again at what it is. */
+	if (!(vac__ld(&f->flags) & (VAC__F_BASE | VAC__F_HEAD)))
+		r = -ENOENT;
+	else if (vac__or(&f->flags, VAC__F_ISOLATED) & VAC__F_ISOLATED)
+		r = -EBUSY;
+	if (r < 0)
+		vac__folio_put(pool, pfn, VAC__W_REF);
+	return r;
+}
+
+/* The folio was not moved: open its gate, and let go. */
+void vac__folio_putback(struct vac_pool *pool, uint32_t pfn)
+{
+	struct vac__frame *f = vac__frame(pool, pfn);
+	uint64_t old = vac__w_ungate(&f->word);
+
+	vac__gate_wake(pool, pfn, old);
+	vac__and(&f->flags, ~VAC__F_ISOLATED);
+	vac__folio_put(pool, pfn, VAC__W_REF);
+}
+
+/* ---- Slots ---------------------------------------------------------------------------------- */
+
+struct group {
+	struct vac_pool *pool;
+	struct vac__mig_item *item;
+	unsigned n;
+	uint32_t family, vpb;
+	long charged; /* host mappings booked for the splits of step 3 */
+};
+
+/* The slot of an item in a space, if entries of its size can be there at all. */
+static vac__entry *slot_of(struct vac_space *s, const struct vac__mig_item *it)
+{
+	uint32_t vpb = it->index >> VAC__PB_ORDER;
+	bool table;
+
+	if (vpb >= s->vpbs)
+		return NULL;
+	table = (vac__ld_rlx(vac__pmd(s, vpb)) & VAC__E_TYPE) == VAC__E_TABLE;
+	if (it->huge)
+		return table ? NULL : vac__pmd(s, vpb);
+	return table ? vac__pte(s, it->index) : NULL;
+}
+
+static uint32_t pages_of(const struct vac__mig_item *it)
+{
+	return it->huge ? VAC__PB_PAGES : 1;
+}
+
+static void *user_addr(struct vac_space *s, const struct vac__mig_item *it)
+{
+	return s->base + ((size_t)it->index << VAC__PAGE_SHIFT);
+}
+
+/* How many items from k on have neighbouring pages and the same bits in their entries, all being
+ * entries of this type for their sources. 0 if not even the first. */
+static unsigned run_of(struct group *g, struct vac_space *s, unsigned k, uint64_t type,
+		       uint64_t *bits)
+{
+	unsigned n;
+
+	for (n = 0; k + n < g->n; n++) {
+		struct vac__mig_item *it = &g->item[k + n];
+		vac__entry *slot = it->state == FAILED || it->state == GONE ? NULL : slot_of(s, it);
+		uint64_t e = slot ? vac__ld_rlx(slot) : 0, b = e & ((1u << VAC__E_PFN_SHIFT) - 1);
+
+		if (!slot || (e & VAC__E_TYPE) != type || vac__e_pfn(e) != it->src)
+			break;
+		if (n == 0)
+			*bits = b;
+		else if (b != *bits || it->index != it[-1].index + 1)
+			break;
+	}
+	return n;
+}
+
+/* ---- Step 3: install ------------------------------------------------------------------------ */
+
+/* present -> migration entry, in one exchange: whoever looks finds one or the other. */
+static void to_entry(struct group *g, struct vac_space *s, struct vac__mig_item *it)
+{
+	vac__entry *slot = slot_of(s, it);
+	uint64_t e = vac__ld_rlx(slot);
+
+	vac__xchg(slot, (e & ~(uint64_t)(VAC__E_TYPE | VAC__E_HWRITE)) | VAC__E_MIGRATION);
+	vac__w_put(&vac__frame(g->pool, it->src)->word, VAC__W_MAP);
+	it->map++;
+	it->state = ENTRIES;
+}
+
+/* And back. The host still shows the source; `stay` gives it the rights of before. */
+static void from_entry(struct group *g, struct vac_space *s, struct vac__mig_item *it)
+{
+	vac__entry *slot = slot_of(s, it);
+	uint64_t e = vac__ld_rlx(slot);
+
+	e = (e & ~(uint64_t)VAC__E_TYPE) | VAC__E_PRESENT;
+	if ((e & VAC__E_HMAP) && (e & VAC__E_WRITE))
+		e |= VAC__E_HWRITE;
+	vac__w_map_get(&vac__frame(g->pool, it->src)->word);
+	vac__xchg(slot, e);
+	it->map--;
+}
+
+/* Entries first, then the host: a fault between the two finds the entry and waits; a write between
+ * the two lands in the source before the copy. */
+static void install_space(struct group *g, struct vac_space *s)
+{
+	const struct vac__mem_ops *mem = g->pool->mem;
+	uint64_t bits;
+	unsigned n;
+
+	for (unsigned k = 0; k < g->n; k += n ? n : 1) {
+		struct vac__mig_item *it = &g->item[k];
+		size_t bytes;
+		int r;
+
+		n = run_of(g, s, k, VAC__E_PRESENT, &bits);
+		if (n == 0)
+			continue;
+		for (unsigned i = 0; i < n; i++)
+			to_entry(g, s, it + i);
+		if (!(bits & VAC__E_HMAP))
+			continue;
+		bytes = (size_t)n * pages_of(it) << VAC__PAGE_SHIFT;
+		r = vac__port_vma_charge(2, false) ? 0 : -ENOBUFS;
+		if (r == 0) {
+			g->charged += 2;
+			r = mem->leave(g->pool->mem_ctx, user_addr(s, it), bytes,
+				       vac__host_prot(bits));
+		}
+		if (r == 0)
+			continue;
+		for (unsigned i = 0; i < n; i++) {
+			from_entry(g, s, it + i);
+			it[i].state = FAILED;
+			it[i].err = -ENOBUFS;
+		}
+	}
+}
+
+/* ---- Undo ----------------------------------------------------------------------------------- */
+
+/* Give the folios marked FAILED their entries back, wherever an entry is left. */
+static void undo_space(struct group *g, struct vac_space *s)
+{
+	for (unsigned k = 0; k < g->n; k++) {
+		struct vac__mig_item *it = &g->item[k];
+		vac__entry *slot = it->state == FAILED && it->map ? slot_of(s, it) : NULL;
+		uint64_t e = slot ? vac__ld_rlx(slot) : 0;
+
+		if (!vac__e_migration(e) || vac__e_pfn(e) != it->src)
+			continue;
+		from_entry(g, s, it);
+		if (e & VAC__E_HMAP)
+			g->pool->mem->stay(g->pool->mem_ctx, user_addr(s, it),
+					   (size_t)pages_of(it) << VAC__PAGE_SHIFT,
+					   vac__host_prot(e));
+	}
+}
+
+/* ---- Step 6: publish ------------------------------------------------------------------------ */
+
+/* The host cannot show the new frames: it must at least not show the old ones. The next touch
+ * faults and tries again (vac__host_refresh). */
+static void hide_run(struct group *g, struct vac_space *s, struct vac__mig_item *it, size_t bytes)
+{
+	if (g->pool->mem->unmap(g->pool->mem_ctx, user_addr(s, it), bytes) < 0)
+		VAC__BUG("the host neither maps nor unmaps a prepared run");
+	vac__log(g->pool, VAC_LOG_ERROR, "the host refused to map a run that it had prepared");
+}
+
+static void publish_space(struct group *g, struct vac_space *s)
+{
+	struct vac_pool *pool = g->pool;
+	uint64_t bits;
+	unsigned n;
+
+	for (unsigned k = 0; k < g->n; k += n ? n : 1) {
+		struct vac__mig_item *it = &g->item[k];
+		bool shown;
+
+		n = it->state == FROZEN ? run_of(g, s, k, VAC__E_MIGRATION, &bits) : 0;
+		/* One host call a run that is linear in the destination too. */
+		for (unsigned i = 1; i < n; i++) {
+			if (it[i].state != FROZEN || it[i].dst != it[0].dst + i ||
+			    it[i].dst >> pool->block_shift != it[0].dst >> pool->block_shift) {
+				n = i;
+				break;
+			}
+		}
+		if (n == 0)
+			continue;
+		shown = bits & VAC__E_HMAP;
+		if (shown) {
+			size_t bytes = (size_t)n * pages_of(it) << VAC__PAGE_SHIFT;
+			uint32_t in_block = it->dst & ((UINT32_C(1) << pool->block_shift) - 1);
+
+			if (pool->mem->map(pool->mem_ctx, user_addr(s, it), bytes,
+					   &vac__pfn_block(pool, it->dst)->backing,
+					   (size_t)in_block << VAC__PAGE_SHIFT,
+					   vac__host_prot(bits)) < 0) {
+				hide_run(g, s, it, bytes);
+				shown = false;
+				bits &= ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE);
+			}
+		}
+		/* The host shows the new frames already: a pin that finds the entry uses them. */
+		if (shown && (bits & VAC__E_WRITE))
+			bits |= VAC__E_HWRITE;
+		bits = (bits & ~(uint64_t)VAC__E_TYPE) | VAC__E_PRESENT;
+		for (unsigned i = 0; i < n; i++) {
+			vac__w_map_get(&vac__frame(pool, it[i].dst)->word);
+			vac__xchg(slot_of(s, it + i), vac__e_make(it[i].dst, bits));
+		}
+	}
+}
+
+static void walk(struct group *g, void (*step)(struct group *, struct vac_space *))
+{
+	struct vac__rwlock *lock = &g->pool->families[g->family].lock;
+
+	vac__rdlock(lock, VAC__RANK_RMAP);
+	for (struct vac_space *s = vac__rmap_first(g->pool, g->family); s; s = s->next_in_family) {
+		if (g->vpb >= s->vpbs)
+			continue;
+		vac__ptl_lock(s, g->vpb);
+		step(g, s);
+		vac__segments_settle(s, g->vpb, 0);
+		vac__ptl_unlock(s, g->vpb);
+	}
+	vac__rdunlock(lock, VAC__RANK_RMAP);
+}
+
+/* ---- One group ------------------------------------------------------------------------------ */
+
+static void lock_group(struct group *g, enum vac__mig_mode mode)
+{
+	for (unsigned k = 0; k < g->n; k++) {
+		struct vac__mig_item *it = &g->item[k];
+		uint64_t w;
+
+		it->map = 0;
+		it->dst = VAC__NO_PFN;
+		it->err = 0;
+		/* Never wait for anything while holding another folio's lock. */
+		if (mode == VAC__MIG_SYNC && g->n == 1) {
+			vac__folio_lock(g->pool, it->src);
+		} else if (!vac__folio_trylock(g->pool, it->src)) {
+			it->state = FAILED;
+			it->err = -EAGAIN;
+			continue;
+		}
+		it->state = LOCKED;
+		w = vac__ld(&vac__frame(g->pool, it->src)->word);
+		if ((w & VAC__W_COUNTS) == VAC__W_REF) {
+			/* Only our reference is left: freed meanwhile. */
+			vac__folio_unlock(g->pool, it->src);
+			it->state = GONE;
+		}
+	}
+}
+
+static void alloc_group(struct group *g)
+{
+	struct vac_pool *pool = g->pool;
+	struct vac__rwlock *lock = &pool->families[g->family].lock;
+	struct vac_space *s;
+
+	/* The lock keeps the space, whose reservations we use, from going away. */
+	vac__rdlock(lock, VAC__RANK_RMAP);
+	s = vac__rmap_first(pool, g->family);
+	for (unsigned k = 0; k < g->n; k++) {
+		struct vac__mig_item *it = &g->item[k];
+		int r;
+
+		if (it->state != LOCKED)
+			continue;
+		if (!s || g->vpb >= s->vpbs)
+			r = -EAGAIN;
+		else if (it->huge)
+			r = vac__huge_alloc(pool, false, &it->dst);
+		else
+			r = vac__base_alloc(pool, s, it->index, &it->dst);
+		if (r == 0)
+			continue;
+		vac__folio_unlock(pool, it->src);
+		it->dst = VAC__NO_PFN;
+		it->state = FAILED;
+		it->err = r;
+	}
+	vac__rdunlock(lock, VAC__RANK_RMAP);
+}
+
+static bool freeze_group(struct group *g)
+{
+	bool undo = false;
+
+	for (unsigned k = 0; k < g->n; k++) {
+		struct vac__mig_item *it = &g->item[k];
+		struct vac__frame *f = vac__frame(g->pool, it->src);
+
+		if (it->state == FAILED && it->map) {
+			undo = true; /* refused in one space, installed in another */
+			continue;
+		}
+		if (it->state != ENTRIES && it->state != LOCKED)
+			continue;
+		if (vac__w_freeze(&f->word, vac__expected_counts(false, 1, 0, 0))) {
+			it->state = FROZEN;
+			continue;
+		}
+		it->err = vac__w_pins(vac__ld(&f->word)) ? -EBUSY : -EAGAIN;
+		it->state = FAILED;
+		undo = true;
+	}
+	return undo;
+}
+
+/* Copy by runs that are linear at both ends. */
+static void copy_group(struct group *g, struct vac__mig_stats *st)
+{
+	struct vac_pool *pool = g->pool;
+	uint64_t t = vac__port_now();
+	unsigned n;
+
+	for (unsigned k = 0; k < g->n; k += n) {
+		struct vac__mig_item *it = &g->item[k];
+
+		n = 1;
+		if (it->state != FROZEN)
+			continue;
+		while (!it->huge && k + n < g->n && it[n].state == FROZEN &&
+		       it[n].src == it->src + n && it[n].dst == it->dst + n)
+			n++;
+		memcpy(vac__frame_addr(pool, it->dst), vac__frame_addr(pool, it->src),
+		       (size_t)n * pages_of(it) << VAC__PAGE_SHIFT);
+		for (unsigned i = 0; i < n; i++) {
+			struct vac__frame *d = vac__frame(pool, it[i].dst);
+
+			vac__st_rlx(&d->family, it[i].family);
+			vac__st_rlx(&d->index, it[i].index);
+		}
+	}
+	st->copy_ns += vac__port_now() - t;
+}
+
+static void finish_group(struct group *g, struct vac__mig_stats *st)
+{
+	struct vac_pool *pool = g->pool;
+
+	for (unsigned k = 0; k < g->n; k++) {
+		struct vac__mig_item *it = &g->item[k];
+		uint64_t bytes = (uint64_t)pages_of(it) << VAC__PAGE_SHIFT;
+
+		if (it->state == FAILED && it->dst != VAC__NO_PFN) {
+			vac__folio_put(pool, it->dst, VAC__W_REF);
+			vac__folio_unlock(pool, it->src);
+		}
+		if (it->state != FROZEN)
+			continue;
+		/* With no entry left to it, this was the destination's last reference. */
+		vac__folio_put(pool, it->dst, VAC__W_REF);
+		vac__and(&vac__frame(pool, it->src)->flags, ~VAC__F_ISOLATED);
+		vac__folio_unlock(pool, it->src);
+		vac__folio_free(pool, it->src);
+		it->state = MOVED;
+		st->bytes += bytes;
+		if (it->huge)
+			st->huge++;
+		else
+			st->base++;
+		vac__stat_add(&pool->c.migrate_folios, 1);
+		vac__stat_add(&pool->c.migrate_bytes, bytes);
+	}
+	vac__port_vma_charge(-g->charged, true);
+}
+
+static void migrate_group(struct group *g, enum vac__mig_mode mode, struct vac__mig_stats *st)
+{
+	vac__stat_add(&g->pool->c.migrate_attempts, g->n);
+	st->attempts += g->n;
+	lock_group(g, mode);
+	alloc_group(g);
+	walk(g, install_space);
+	if (freeze_group(g))
+		walk(g, undo_space);
+	copy_group(g, st);
+	walk(g, publish_space);
+	finish_group(g, st);
+}
+
+/* ---- A batch -------------------------------------------------------------------------------- */
+
+static bool before(const struct vac__mig_item *a, const struct vac__mig_item *b)
+{
+	return a->family != b->family ? a->family < b->family : a->index < b->index;
+}
+
+/* Shell sort: at most 512 items, nearly sorted as a rule. */
+static void sort_items(struct vac__mig_item *items, unsigned n)
+{
+	for (unsigned gap = n / 2; gap; gap /= 2) {
+		for (unsigned i = gap; i < n; i++) {
+			struct vac__mig_item t = items[i];
+			unsigned j = i;
+
+			for (; j >= gap && before(&t, &items[j - gap]); j -= gap)
+				items[j] = items[j - gap];
+			items[j] = t;
+		}
+	}
+}
+
+/*
+ * Move n folios, all isolated by the caller. Afterwards err of each item is 0: moved, or found
+ * freed (*gone), and in both cases the caller's reference is gone; or a negative value: still where
+ * it was, still isolated, and the caller's to put back. -EAGAIN: locked or held for a moment;
+ * -EBUSY: pinned; -ENOMEM: no target memory; -ENOBUFS: the host's limit on mappings.
+ */
+void vac__migrate(struct vac_pool *pool, struct vac__mig_item *items, unsigned n,
+		  enum vac__mig_mode mode, struct vac__mig_stats *st)
+{
+	unsigned end;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct vac__frame *f = vac__frame(pool, items[i].src);
+
+		items[i].family = vac__ld_rlx(&f->family) % VAC__MAX_SPACES;
+		items[i].index = vac__ld_rlx(&f->index);
+		items[i].huge = vac__ld_rlx(&f->flags) & VAC__F_HEAD;
+	}
+	sort_items(items, n);
+	for (unsigned i = 0; i < n; i = end) {
+		struct group g = {.pool = pool, .item = &items[i], .family = items[i].family,
+				  .vpb = items[i].index >> VAC__PB_ORDER};
+
+		end = i + 1;
+		while (end < n && mode == VAC__MIG_ASYNC && !items[i].huge && !items[end].huge &&
+		       items[end].family == g.family && items[end].index >> VAC__PB_ORDER == g.vpb)
+			end++;
+		g.n = end - i;
+		migrate_group(&g, mode, st);
+	}
+	for (unsigned i = 0; i < n; i++)
+		if (items[i].state == GONE)
+			vac__folio_putback(pool, items[i].src);
+}

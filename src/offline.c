@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Taking a block away.
+ *
+ *	ISOLATING    nothing new is placed in the block (vac__frames_isolate)
+ *	             enough memory elsewhere? else stop before a byte moves
+ *	EVACUATING   passes over the block: pick folios, gate them, move those without pins, let the
+ *	             pins of the others drain, move those; between passes sleep until somebody
+ *	             frees, unpins or maps something
+ *	commit       every frame is free; the platform certifies that nobody holds the memory
+ *	             (vac__block_give_back); the memory goes back to the system
+ *
+ * Every way out before the commit is one: un-isolate, ONLINE, report. Invariants: I6 from the first
+ * state on; I7, the block ends OFFLINE, or ONLINE with every frame that has not moved as it was.
+ *
+ * The gate: a folio about to leave takes no new pins; the ones in hand drain at the pace of their
+ * own I/O, the CPU goes on. It covers one batch only and at most gate_timeout: a holder may be
+ * waiting for a pin that we keep out, so we let go, wait for an event, and come back. Long-term pins
+ * are not drained, they are reported. One deadline governs everything here, waiting for the
+ * hotplug lock included.
+ */
+#include "internal.h"
+
+struct offline {
+	struct vac_pool *pool;
+	struct vac__block *block;
+	int id;
+	uint32_t first; /* pfn */
+	struct vac_offline_opts opts;
+	struct vac_offline_result res;
+	struct vac__mig_stats st;
+	struct vac__trace trace;
+	uint64_t start_ns, deadline_ns, told_ns;
+	uint32_t used_at_start;
+	/* Of the pass in hand, and of the one before, which a pass cut short falls back on. */
+	unsigned moved, pinned, no_memory, other;
+	unsigned last_pinned, last_no_memory;
+};
+
+/* ---- Small things --------------------------------------------------------------------------- */
+
+static uint32_t pb_pfn(const struct offline *o, uint32_t i)
+{
+	return o->first + i * VAC__PB_PAGES;
+}
+
+static uint32_t used(struct offline *o)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < o->pool->pb_per_block; i++)
+		n += vac__frames_used(o->pool, pb_pfn(o, i), NULL, NULL);
+	return n;
+}
+
+/* Why to stop now, or 0. */
+static int stop(const struct offline *o)
+{
+	if (vac__ld(&o->block->cancel))
+		return -ECANCELED;
+	if (o->deadline_ns && vac__port_now() >= o->deadline_ns)
+		return -ETIMEDOUT;
+	return 0;
+}
+
+static uint64_t sooner(const struct offline *o, uint64_t t)
+{
+	return o->deadline_ns && o->deadline_ns < t ? o->deadline_ns : t;
+}
+
+static void tell(struct offline *o, bool at_end)
+{
+	uint64_t now = vac__port_now();
+	struct vac_offline_progress p = {.size = sizeof(p), .id = o->id,
+					 .frames_used = o->used_at_start,
+					 .bytes_moved = o->st.bytes,
+					 .elapsed_ns = now - o->start_ns};
+
+	if (!o->opts.progress || (!at_end && now - o->told_ns < 100000000))
+		return;
+	o->told_ns = now;
+	p.frames_left = used(o);
+	o->opts.progress(o->opts.progress_ctx, &p);
+}
+
+static void note_failure(struct offline *o, uint32_t pfn, int err)
+{
+	uint32_t i = pfn % VAC__TRACE;
+
+	if (o->trace.e[i].pfn != pfn)
+		o->trace.e[i].attempts = 0;
+	o->trace.e[i].pfn = pfn;
+	o->trace.e[i].attempts++;
+	o->trace.e[i].err = err;
+	if (err == -EBUSY)
+		o->pinned++;
+	else if (err == -ENOMEM)
+		o->no_memory++;
+	else
+		o->other++;
+}
+
+/* ---- Waiting for pins ----------------------------------------------------------------------- */
+
+static uint32_t pins_of(struct offline *o, uint32_t pfn)
+{
+	return vac__w_pins(vac__ld(&vac__frame(o->pool, pfn)->word));
+}
+
+/* Is one of a folio's pins a long-term one? Those are not worth a gate. */
+static bool long_pinned(struct offline *o, uint32_t pfn)
+{
+	struct vac__pin_view v;
+	uint32_t cursor = 0;
+
+	if (vac__ld(&o->pool->ledger.longterm) == 0)
+		return false;
+	while (vac__pin_find(o->pool, pfn, &cursor, &v))
+		if (v.flags & VAC_PIN_LONGTERM)
+			return true;
+	return false;
+}
+
+/* Somebody was waited for, for this long: remember the longest. */
+static void note_wait(struct offline *o, const struct vac__pin_view *v, uint64_t ns)
+{
+	o->res.waited_ns += ns;
+	if (ns <= o->res.waited_longest_ns || !v->owner[0])
+		return;
+	o->res.waited_longest_ns = ns;
+	o->res.waited_tid = v->tid;
+	memcpy(o->res.waited_for, v->owner, sizeof(o->res.waited_for));
+}
+
+/* Move those of items[0..n) that have no pins now; answers how many are left, at the front. */
+static unsigned move_ready(struct offline *o, struct vac__mig_item *items, unsigned n)
+{
+	unsigned left = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct vac__mig_item t = items[i];
+
+		if (pins_of(o, t.src) == 0)
+			continue;
+		items[i] = items[left];
+		items[left++] = t;
+	}
+	vac__migrate(o->pool, items + left, n - left, VAC__MIG_ASYNC, &o->st);
+	for (unsigned i = left; i < n; i++) {
+		if (items[i].err == 0) {
+			o->moved++;
+			continue;
+		}
+		note_failure(o, items[i].src, items[i].err);
+		vac__folio_putback(o->pool, items[i].src);
+	}
+	tell(o, false);
+	return left;
+}
+
+/* items[0..n) are gated and pinned: move each when its pins are gone, until the gate must open. */
+static void drain(struct offline *o, struct vac__mig_item *items, unsigned n)
+{
+	uint64_t start = vac__port_now(), end;
+	uint64_t gate = sooner(o, start + (uint64_t)o->pool->opts.gate_timeout_ms * 1000000);
+	struct vac__pin_view who = {0};
+	uint32_t cursor = 0;
+
+	vac__pin_find(o->pool, items[0].src, &cursor, &who);
+	for (;;) {
+		uint32_t seen = vac__event_read(&o->pool->progress);
+		uint32_t first = items[0].src;
+
+		n = move_ready(o, items, n);
+		end = vac__port_now();
+		if (n == 0 || items[0].src != first) {
+			note_wait(o, &who, end - start);
+			start = end;
+			cursor = 0;
+			who.owner[0] = '\0';
+			if (n)
+				vac__pin_find(o->pool, items[0].src, &cursor, &who);
+		}
+		if (n == 0 || end >= gate || vac__ld(&o->block->cancel))
+			break;
+		vac__event_wait(&o->pool->progress, seen, gate);
+	}
+	if (n)
+		note_wait(o, &who, end - start);
+	for (unsigned i = 0; i < n; i++) {
+		note_failure(o, items[i].src, -EBUSY);
+		vac__folio_putback(o->pool, items[i].src);
+	}
+}
+
+/* ---- One pageblock -------------------------------------------------------------------------- */
+
+/* Pick every folio of a pageblock that can be picked, and close its gate. */
+static unsigned pick(struct offline *o, uint32_t pfn, struct vac__mig_item *items)
+{
+	struct vac_pool *pool = o->pool;
+	unsigned n = 0;
+
+	for (uint32_t end = pfn + VAC__PB_PAGES; pfn < end; pfn++) {
+		if (vac__folio_isolate(pool, pfn) < 0)
+			continue;
+		if (!(o->opts.flags & VAC_OFFLINE_TEST_NO_GATE) && !long_pinned(o, pfn))
+			vac__w_gate(&vac__frame(pool, pfn)->word);
+		items[n++].src = pfn;
+		if (vac__ld_rlx(&vac__frame(pool, pfn)->flags) & VAC__F_HEAD)
+			break;
+	}
+	return n;
+}
+
+/* No pageblock is free for a huge folio, but frames are: divide it, the next pass moves the parts. */
+static void split_instead(struct offline *o, uint32_t pfn)
+{
+	vac__folio_lock(o->pool, pfn);
+	if (vac__split(o->pool, pfn) == 0)
+		o->moved++; /* progress: the next pass finds something else */
+	vac__folio_unlock(o->pool, pfn);
+}
+
+static void evacuate_pageblock(struct offline *o, uint32_t pfn)
+{
+	struct vac_pool *pool = o->pool;
+	struct vac__mig_item *items = pool->batch;
+	unsigned n = pick(o, pfn, items), held = 0;
+
+	/* The pinned ones to the front. */
+	for (unsigned i = 0; i < n; i++) {
+		struct vac__mig_item t = items[i];
+
+		if (pins_of(o, t.src) == 0)
+			continue;
+		items[i] = items[held];
+		items[held++] = t;
+	}
+	vac__migrate(pool, items + held, n - held, VAC__MIG_ASYNC, &o->st);
+	for (unsigned i = held; i < n; i++) {
+		struct vac__mig_item *it = &items[i];
+
+		if (it->err == 0) {
+			o->moved++;
+			continue;
+		}
+		if (it->err == -EAGAIN) /* locked by another: wait for it, alone */
+			vac__migrate(pool, it, 1, VAC__MIG_SYNC, &o->st);
+		if (it->err == 0) {
+			o->moved++;
+			continue;
+		}
+		note_failure(o, it->src, it->err);
+		if (it->err == -ENOMEM && it->huge)
+			split_instead(o, it->src);
+		vac__folio_putback(pool, it->src);
+	}
+	tell(o, false);
+	if (held == 0)
+		return;
+	/* Those that are not gated will not drain: long-term pins, or the test switch. */
+	n = held;
+	held = 0;
+	for (unsigned i = 0; i < n; i++) {
+		uint32_t src = items[i].src;
+
+		if (vac__ld(&vac__frame(pool, src)->word) & VAC__W_GATED) {
+			items[held++].src = src;
+			continue;
+		}
+		note_failure(o, src, -EBUSY);
+		vac__folio_putback(pool, src);
+	}
+	if (held)
+		drain(o, items, held);
+}
+
+/* ---- The whole ------------------------------------------------------------------------------ */
+
+/* What keeps the block's last folios, as one errno value. */
+static int verdict(const struct offline *o, int why)
+{
+	if (why == -ECANCELED)
+		return why;
+	if (o->pinned || o->last_pinned)
+		return -EBUSY;
+	if (o->no_memory || o->last_no_memory)
+		return -ENOMEM;
+	return why;
+}
+
+static int evacuate(struct offline *o)
+{
+	struct vac_pool *pool = o->pool;
+	_Atomic uint32_t nobody = 0;
+	unsigned idle = 0;
+	int r;
+
+	for (;;) {
+		uint32_t seen = vac__event_read(&pool->progress);
+
+		o->last_pinned = o->pinned;
+		o->last_no_memory = o->no_memory;
+		o->moved = o->pinned = o->no_memory = o->other = 0;
+		for (uint32_t i = 0; i < pool->pb_per_block; i++) {
+			if (vac__frames_used(pool, pb_pfn(o, i), NULL, NULL) == 0)
+				continue;
+			r = stop(o);
+			if (r < 0)
+				return verdict(o, r);
+			evacuate_pageblock(o, pb_pfn(o, i));
+		}
+		if (used(o) == 0)
+			return 0;
+		r = stop(o);
+		if (r < 0)
+			return verdict(o, r);
+		if (o->moved) {
+			idle = 0;
+			continue;
+		}
+		if (o->no_memory && !o->pinned && !o->other &&
+		    (o->opts.flags & VAC_OFFLINE_BEST_EFFORT))
+			return -ENOMEM;
+		/* Nothing can be done until something happens elsewhere. Where a lot happens that
+		 * does not help us, look less often: each look gates the pinned folios again. */
+		vac__event_wait(&pool->progress, seen, o->deadline_ns);
+		if (idle++)
+			vac__port_wait(&nobody, 0,
+				       sooner(o, vac__port_now() +
+							 (UINT64_C(1000000)
+							  << (idle < 6 ? idle : 6))));
+	}
+}
+
+static void set_state(struct offline *o, enum vac_block_state s)
+{
+	vac__st(&o->block->state, (uint32_t)s + 1);
+}
+
+/* Enough memory in other online blocks? The block is isolated, so it is not counted. */
+static int check_room(struct offline *o)
+{
+	struct vac_pool *pool = o->pool;
+	uint64_t room = vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv);
+	uint64_t frames = UINT64_C(1) << pool->block_shift;
+
+	o->used_at_start = used(o);
+	if (o->used_at_start > room)
+		o->res.missing_bytes = (o->used_at_start - room) << VAC__PAGE_SHIFT;
+	o->res.possible_bytes = (o->used_at_start < room ? o->used_at_start : room)
+				<< VAC__PAGE_SHIFT;
+	if (vac__ld_rlx(&pool->nr_total) == frames)
+		return -ENOMEM; /* the last one: there is nowhere to go, now or later */
+	if (o->res.missing_bytes && !(o->opts.flags & VAC_OFFLINE_BEST_EFFORT))
+		return -ENOMEM;
+	return 0;
+}
+
+static int offline_locked(struct offline *o)
+{
+	struct vac_pool *pool = o->pool;
+	bool dry = o->opts.flags & VAC_OFFLINE_DRY_RUN;
+	int r;
+
+	if (!vac__block_valid(pool, o->id))
+		return -ENOENT;
+	if (vac__ld(&o->block->state) != VAC_BLOCK_ONLINE + 1)
+		return -EALREADY;
+	vac__st(&o->block->cancel, 0);
+	set_state(o, VAC_BLOCK_ISOLATING);
+	vac__add(&pool->offliners, 1);
+	for (uint32_t i = 0; i < pool->pb_per_block; i++)
+		vac__frames_isolate(pool, pb_pfn(o, i));
+	r = check_room(o);
+	if (r == 0 && !dry) {
+		set_state(o, VAC_BLOCK_EVACUATING);
+		r = evacuate(o);
+	}
+	if (r == 0 && !dry) {
+		r = vac__block_give_back(pool, o->id, &o->res.given_back_bytes);
+		o->trace.foreign = r < 0;
+	}
+	if (r < 0 && !dry)
+		vac__report_make(pool, o->id, &o->trace, &o->res.report);
+	if (r < 0 || dry) {
+		for (uint32_t i = 0; i < pool->pb_per_block; i++)
+			vac__frames_unisolate(pool, pb_pfn(o, i));
+		set_state(o, VAC_BLOCK_ONLINE);
+	}
+	vac__sub(&pool->offliners, 1);
+	/* Those who found no memory while the block was isolated may find some again. */
+	vac__progress(pool);
+	tell(o, true);
+	return r;
+}
+
+static int offline(struct offline *o)
+{
+	struct vac_pool *pool = o->pool;
+	uint32_t state;
+	int r;
+
+	o->start_ns = o->told_ns = vac__port_now();
+	if (o->opts.timeout_ms >= 0)
+		o->deadline_ns = o->start_ns +
+				 (o->opts.timeout_ms ? (uint64_t)o->opts.timeout_ms : 10000) * 1000000;
+	if (!vac__block_valid(pool, o->id))
+		return -ENOENT;
+	o->block = &pool->blocks[o->id];
+	state = vac__ld(&o->block->state);
+	if (state > VAC_BLOCK_ONLINE + 1)
+		return -EBUSY; /* somebody is at it already */
+	o->first = vac__block_pfn(pool, o->id);
+	if (!vac__lock_until(&pool->hotplug, VAC__RANK_HOTPLUG, o->deadline_ns))
+		return -ETIMEDOUT;
+	r = offline_locked(o);
+	vac__unlock(&pool->hotplug, VAC__RANK_HOTPLUG);
+	return r;
+}
+
+int vac_block_offline(struct vac_pool *pool, int id, const struct vac_offline_opts *opts,
+		      struct vac_offline_result *res)
+{
+	struct offline o = {.pool = pool, .id = id, .opts = {.size = sizeof(o.opts)},
+			    .res = {.size = sizeof(o.res)}};
+	int r;
+
+	if (vac__port_forked())
+		return -EPERM;
+	if (opts) {
+		if (opts->size < sizeof(size_t) || opts->size > sizeof(o.opts))
+			return -EINVAL;
+		memcpy(&o.opts, opts, opts->size);
+	}
+	if ((res && (res->size < sizeof(size_t) || res->size > sizeof(o.res))) ||
+	    (o.opts.flags &
+	     ~(VAC_OFFLINE_BEST_EFFORT | VAC_OFFLINE_DRY_RUN | VAC_OFFLINE_TEST_NO_GATE)))
+		return -EINVAL;
+	for (unsigned i = 0; i < VAC__TRACE; i++)
+		o.trace.e[i].pfn = VAC__NO_PFN;
+	VAC__ENTER();
+	r = offline(&o);
+	o.res.elapsed_ns = vac__port_now() - o.start_ns;
+	VAC__LEAVE();
+	o.res.bytes_moved = o.st.bytes;
+	o.res.huge_moved = o.st.huge;
+	o.res.base_moved = o.st.base;
+	o.res.attempts = o.st.attempts;
+	o.res.copy_ns = o.st.copy_ns;
+	if (!res) {
+		vac_report_free(o.res.report);
+		return r;
+	}
+	o.res.size = res->size;
+	if (o.res.size < offsetof(struct vac_offline_result, report) + sizeof(o.res.report))
+		vac_report_free(o.res.report);
+	memcpy(res, &o.res, o.res.size);
+	return r;
+}
+
+int vac_block_cancel(struct vac_pool *pool, int id)
+{
+	if (vac__port_forked())
+		return -EPERM;
+	if (!vac__block_valid(pool, id))
+		return -ENOENT;
+	if (vac__ld(&pool->blocks[id].state) <= VAC_BLOCK_ONLINE + 1)
+		return -EALREADY;
+	vac__st(&pool->blocks[id].cancel, 1);
+	vac__event_signal(&pool->progress);
+	return 0;
+}

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The report: what keeps a block's folios from leaving, and whose name is on it.
+ *
+ * A report is a copy made at one moment, without stopping anybody: each blocker's numbers come from
+ * one read of its state word, its owners from the pin ledger right after. A folio that changes
+ * hands in between is shown as it was found. Blockers are grouped by the first owner's name, the
+ * group with most frames first.
+ */
+#include "internal.h"
+
+#define BLOCKERS_MAX 8192u
+#define OWNERS_MAX 16384u
+
+struct held {
+	struct vac_blocker b;
+	uint32_t first_owner; /* index into owners */
+	uint64_t weight;      /* frames of its group */
+};
+
+struct vac_report {
+	uint32_t n, nr_owners, left_out;
+	struct held *held;
+	struct vac_owner *owners;
+};
+
+/* ---- Making --------------------------------------------------------------------------------- */
+
+/* Where a folio is mapped: the first slot of its family that names it. */
+static void find_mapping(struct vac_pool *pool, uint32_t pfn, struct vac_blocker *b)
+{
+	struct vac__frame *f = vac__frame(pool, pfn);
+	uint32_t fam = vac__ld_rlx(&f->family) % VAC__MAX_SPACES, page = vac__ld_rlx(&f->index);
+
+	vac__rdlock(&pool->families[fam].lock, VAC__RANK_RMAP);
+	for (struct vac_space *s = vac__rmap_first(pool, fam); s; s = s->next_in_family) {
+		uint64_t e;
+
+		if (page >= s->pages)
+			continue;
+		vac__ptl_lock(s, page >> VAC__PB_ORDER);
+		e = vac__entry_get(s, page);
+		vac__ptl_unlock(s, page >> VAC__PB_ORDER);
+		if (e == 0 || vac__e_pfn(e) != pfn)
+			continue;
+		memcpy(b->space, s->name, sizeof(b->space));
+		b->addr = (uintptr_t)s->base + ((uintptr_t)page << VAC__PAGE_SHIFT);
+		break;
+	}
+	vac__rdunlock(&pool->families[fam].lock, VAC__RANK_RMAP);
+}
+
+static void add_owner(struct vac_report *r, struct held *h, const struct vac__pin_view *v)
+{
+	struct vac_owner *o;
+	uint64_t now = vac__port_now_coarse();
+
+	if (r->nr_owners == OWNERS_MAX)
+		return;
+	o = &r->owners[r->nr_owners++];
+	memcpy(o->owner, v->owner, sizeof(o->owner));
+	o->tid = v->tid;
+	o->flags = v->flags;
+	o->age_ns = now > v->when_ns ? now - v->when_ns : 0;
+	o->addr = (uintptr_t)v->addr;
+	o->len = v->len;
+	o->stack_depth = v->depth;
+	memcpy(o->stack, v->stack, v->depth * sizeof(v->stack[0]));
+	vac__port_thread_name(v->tid, o->thread, sizeof(o->thread));
+	h->b.owners++;
+}
+
+static enum vac_blocker_class classify(const struct vac_blocker *b, bool long_pin)
+{
+	if (b->pins)
+		return long_pin ? VAC_HELD_LONG_PIN : VAC_HELD_SHORT_PIN;
+	if (b->last_error == -ENOMEM)
+		return VAC_HELD_NO_TARGET;
+	if (b->last_error == -ENOBUFS)
+		return VAC_HELD_HOST_LIMIT;
+	if (b->refs > b->expected_refs)
+		return VAC_HELD_REFERENCE;
+	return VAC_HELD_BUSY;
+}
+
+static void add_folio(struct vac_pool *pool, struct vac_report *r, uint32_t pfn,
+		      const struct vac__trace *t)
+{
+	struct vac__frame *f = vac__frame(pool, pfn);
+	uint32_t flags = vac__ld(&f->flags), cursor = 0;
+	uint64_t w = vac__ld(&f->word);
+	struct vac__pin_view v;
+	bool long_pin = false;
+	struct held *h;
+	struct vac_blocker b = {.size = sizeof(b)};
+
+	if (!(flags & (VAC__F_BASE | VAC__F_HEAD)) || vac__w_free(w))
+		return;
+	b.block = (int)(pfn >> pool->block_shift);
+	b.pfn = pfn;
+	b.frames = flags & VAC__F_HEAD ? VAC__PB_PAGES : 1;
+	b.refs = vac__w_refs(w);
+	b.pins = vac__w_pins(w);
+	b.map = vac__w_map(w);
+	/* What a migration would want to find, were it to pick the folio now: its own. */
+	b.expected_refs = vac__w_refs(
+		vac__expected_counts(false, flags & VAC__F_ISOLATED ? 1 : 0, 0, b.map));
+	b.frozen = (w & VAC__W_FROZEN) != 0;
+	b.gated = (w & VAC__W_GATED) != 0;
+	b.waiters = (w & VAC__W_WAITERS) != 0;
+	b.locked = vac__ld(&f->lock) & 1;
+	if (t && t->e[pfn % VAC__TRACE].pfn == pfn) {
+		b.attempts = t->e[pfn % VAC__TRACE].attempts;
+		b.last_error = t->e[pfn % VAC__TRACE].err;
+	}
+	if (!b.pins && b.refs <= b.expected_refs && !b.last_error)
+		return; /* an ordinary folio: it would leave when asked */
+	if (r->n == BLOCKERS_MAX) {
+		r->left_out++;
+		return;
+	}
+	h = &r->held[r->n++];
+	h->b = b;
+	h->first_owner = r->nr_owners;
+	find_mapping(pool, pfn, &h->b);
+	while (b.pins && vac__pin_find(pool, pfn, &cursor, &v)) {
+		long_pin |= (v.flags & VAC_PIN_LONGTERM) != 0;
+		add_owner(r, h, &v);
+	}
+	h->b.cls = classify(&h->b, long_pin);
+}
+
+static const char *group_of(const struct vac_report *r, const struct held *h)
+{
+	return h->b.owners ? r->owners[h->first_owner].owner : "";
+}
+
+/* Heaviest group first, then by name, then by pfn. */
+static bool comes_before(const struct vac_report *r, const struct held *a, const struct held *b)
+{
+	int c;
+
+	if (a->weight != b->weight)
+		return a->weight > b->weight;
+	c = strcmp(group_of(r, a), group_of(r, b));
+	return c ? c < 0 : a->b.pfn < b->b.pfn;
+}
+
+static void group(struct vac_report *r)
+{
+	/* By name first, so that a group's members are neighbours and can be weighed. */
+	for (int pass = 0; pass < 2; pass++) {
+		for (uint32_t gap = r->n / 2; gap; gap /= 2) {
+			for (uint32_t i = gap; i < r->n; i++) {
+				struct held t = r->held[i];
+				uint32_t j = i;
+
+				for (; j >= gap && comes_before(r, &t, &r->held[j - gap]); j -= gap)
+					r->held[j] = r->held[j - gap];
+				r->held[j] = t;
+			}
+		}
+		for (uint32_t i = 0, end; pass == 0 && i < r->n; i = end) {
+			uint64_t weight = 0;
+
+			for (end = i; end < r->n && strcmp(group_of(r, &r->held[end]),
+							   group_of(r, &r->held[i])) == 0;
+			     end++)
+				weight += r->held[end].b.frames;
+			for (uint32_t k = i; k < end; k++)
+				r->held[k].weight = weight;
+		}
+	}
+}
+
+static void add_foreign(struct vac_pool *pool, struct vac_report *r, int id)
+{
+	struct held *h = &r->held[r->n++];
+
+	memset(h, 0, sizeof(*h));
+	h->b.size = sizeof(h->b);
+	h->b.cls = VAC_HELD_FOREIGN;
+	h->b.block = id;
+	h->b.pfn = vac__block_pfn(pool, id);
+	h->b.frames = UINT32_C(1) << pool->block_shift;
+	h->b.last_error = -EBUSY;
+	h->first_owner = r->nr_owners;
+}
+
+int vac__report_make(struct vac_pool *pool, int id, const struct vac__trace *t,
+		     struct vac_report **report)
+{
+	struct vac_report *r = vac__port_meta_reserve(sizeof(*r));
+	uint32_t pfn = vac__block_pfn(pool, id), end = pfn + (UINT32_C(1) << pool->block_shift);
+
+	*report = NULL;
+	if (!r)
+		return -ENOMEM;
+	r->held = vac__port_meta_reserve(sizeof(*r->held) * (BLOCKERS_MAX + 1));
+	r->owners = vac__port_meta_reserve(sizeof(*r->owners) * OWNERS_MAX);
+	if (!r->held || !r->owners) {
+		vac_report_free(r);
+		return -ENOMEM;
+	}
+	for (; pfn < end; pfn++)
+		add_folio(pool, r, pfn, t);
+	if (t && t->foreign)
+		add_foreign(pool, r, id);
+	group(r);
+	*report = r;
+	return 0;
+}
+
+int vac_report_block(struct vac_pool *pool, int id, struct vac_report **report)
+{
+	struct vac_report *r = NULL;
+	int err;
+
+	if (vac__port_forked())
+		return -EPERM;
+	if (!report)
+		return -EINVAL;
+	if (!vac__block_valid(pool, id))
+		return -ENOENT;
+	VAC__ENTER();
+	err = vac__report_make(pool, id, NULL, &r);
+	VAC__LEAVE();
+	*report = r;
+	return err;
+}
+
+void vac_report_free(struct vac_report *r)
+{
+	if (!r || vac__port_forked())
+		return;
+	VAC__ENTER();
+	if (r->held)
+		vac__port_meta_release(r->held, sizeof(*r->held) * (BLOCKERS_MAX + 1));
+	if (r->owners)
+		vac__port_meta_release(r->owners, sizeof(*r->owners) * OWNERS_MAX);
+	vac__port_meta_release(r, sizeof(*r));
+	VAC__LEAVE();
+}
+
+/* ---- Reading -------------------------------------------------------------------------------- */
+
+unsigned vac_report_count(const struct vac_report *r)
+{
+	return r ? r->n : 0;
+}
+
+int vac_report_walk(const struct vac_report *r,
+		    int (*fn)(void *ctx, const struct vac_blocker *b), void *ctx)
+{
+	int ret = 0;
+
+	for (uint32_t i = 0; r && i < r->n && ret == 0; i++)
+		ret = fn(ctx, &r->held[i].b);
+	return ret;
+}
+
+int vac_report_owner(const struct vac_report *r, unsigned i, unsigned k, struct vac_owner *owner)
+{
+	if (!r || i >= r->n || k >= r->held[i].b.owners)
+		return -ERANGE;
+	*owner = r->owners[r->held[i].first_owner + k];
+	return 0;
+}
+
+const char *vac_blocker_class_name(enum vac_blocker_class cls)
+{
+	static const char *const names[] = {
+		[VAC_HELD_SHORT_PIN] = "short pin",
+		[VAC_HELD_LONG_PIN] = "long pin",
+		[VAC_HELD_REFERENCE] = "reference",
+		[VAC_HELD_NO_TARGET] = "no target memory",
+		[VAC_HELD_FOREIGN] = "foreign holder",
+		[VAC_HELD_HOST_LIMIT] = "host mapping limit",
+		[VAC_HELD_BUSY] = "busy",
+	};
+
+	return (unsigned)cls < sizeof(names) / sizeof(names[0]) ? names[cls] : "unknown";
+}
+
+static void print_owner(const struct vac_owner *o, FILE *out)
+{
+	fprintf(out, "    \"%s\" thread %u%s%s%s, for %llu.%03llu s, %s%s %#llx+%llu\n", o->owner, o->tid,
+		o->thread[0] ? " (" : "", o->thread, o->thread[0] ? ")" : " (ended)",
+		(unsigned long long)(o->age_ns / 1000000000),
+		(unsigned long long)(o->age_ns / 1000000 % 1000),
+		o->flags & VAC_PIN_LONGTERM ? "long-term " : "",
+		o->flags & VAC_PIN_WRITE ? "write" : "read", (unsigned long long)o->addr,
+		(unsigned long long)o->len);
+	for (unsigned i = 0; i < o->stack_depth; i++) {
+		char name[128];
+
+		vac__port_symbol(o->stack[i], name, sizeof(name));
+		fprintf(out, "        %#llx %s\n", (unsigned long long)o->stack[i], name);
+	}
+}
+
+int vac_report_print(const struct vac_report *r, FILE *out)
+{
+	const char *last = NULL;
+
+	if (!r || r->n == 0) {
+		fprintf(out, "nothing holds the block\n");
+		return ferror(out) ? -EIO : 0;
+	}
+	for (uint32_t i = 0; i < r->n; i++) {
+		const struct held *h = &r->held[i];
+		const struct vac_blocker *b = &h->b;
+		const char *who = group_of(r, h);
+
+		if (!last || strcmp(last, who) != 0)
+			fprintf(out, "%s%s%s: %llu KiB\n", *who ? "held by \"" : "", *who ? who : "",
+				*who ? "\"" : vac_blocker_class_name(b->cls),
+				(unsigned long long)h->weight * 4);
+		last = who;
+		fprintf(out, "  block %d pfn %llu%s %s%s%#llx: %s, refs %u (expected %u) pins %u map %u%s%s%s%s",
+			b->block, (unsigned long long)b->pfn, b->frames == 1 ? "" : " huge",
+			*b->space ? b->space : "unmapped", *b->space ? " at " : " ",
+			(unsigned long long)b->addr, vac_blocker_class_name(b->cls), b->refs,
+			b->expected_refs, b->pins, b->map, b->frozen ? " frozen" : "",
+			b->gated ? " gated" : "", b->waiters ? " waiters" : "",
+			b->locked ? " locked" : "");
+		if (b->attempts)
+			fprintf(out, ", %u attempts, last: %s", b->attempts, vac_strerror(b->last_error));
+		fputc('\n', out);
+		for (unsigned k = 0; k < b->owners; k++)
+			print_owner(&r->owners[h->first_owner + k], out);
+	}
+	if (r->left_out)
+		fprintf(out, "and %u more folios\n", r->left_out);
+	return ferror(out) ? -EIO : 0;
+}

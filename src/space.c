@@ -1,0 +1,705 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Spaces and their VMAs: create, destroy, map, unmap, protect, advise.
+ *
+ * Invariants: the VMAs of a space are a sorted array of disjoint runs, no two of which touch and
+ * agree; guarded by the space's lock, and for whoever holds the family's lock, frozen. A call that
+ * fails has changed nothing: everything that may fail (splits of huge folios, host mappings, room
+ * in the array) comes before the first entry is touched.
+ */
+#include "internal.h"
+
+#define VMAS_MAX (UINT32_C(1) << 20)
+
+/* ---- The array ------------------------------------------------------------------------------ */
+
+/* Index of the first VMA that ends after page. */
+static uint32_t vma_after(const struct vac_space *s, uint32_t page)
+{
+	uint32_t lo = 0, hi = s->nr_vmas;
+
+	while (lo < hi) {
+		uint32_t mid = lo + (hi - lo) / 2;
+
+		if (s->vmas[mid].end > page)
+			hi = mid;
+		else
+			lo = mid + 1;
+	}
+	return lo;
+}
+
+const struct vac__vma *vac__vma_find(const struct vac_space *s, uint32_t page)
+{
+	uint32_t i = vma_after(s, page);
+
+	return i < s->nr_vmas && s->vmas[i].start <= page ? &s->vmas[i] : NULL;
+}
+
+static void vma_insert(struct vac_space *s, uint32_t at, struct vac__vma v)
+{
+	memmove(&s->vmas[at + 1], &s->vmas[at], (s->nr_vmas - at) * sizeof(v));
+	s->vmas[at] = v;
+	s->nr_vmas++;
+}
+
+/* Make page a border, if something is mapped across it. */
+static void vma_cut(struct vac_space *s, uint32_t page)
+{
+	uint32_t i = vma_after(s, page);
+
+	if (i < s->nr_vmas && s->vmas[i].start < page) {
+		struct vac__vma left = s->vmas[i];
+
+		left.end = page;
+		s->vmas[i].start = page;
+		vma_insert(s, i, left);
+	}
+}
+
+static void vma_merge_around(struct vac_space *s, uint32_t first, uint32_t end)
+{
+	uint32_t i = vma_after(s, first ? first - 1 : 0);
+
+	while (i + 1 < s->nr_vmas && s->vmas[i].start <= end) {
+		struct vac__vma *a = &s->vmas[i], *b = a + 1;
+
+		if (a->end != b->start || a->prot != b->prot || a->nohuge != b->nohuge) {
+			i++;
+			continue;
+		}
+		a->end = b->end;
+		memmove(b, b + 1, (s->nr_vmas - i - 2) * sizeof(*b));
+		s->nr_vmas--;
+	}
+}
+
+/* Room for the two borders that a change may add. */
+static bool vma_room(const struct vac_space *s)
+{
+	return s->nr_vmas + 3 <= s->cap_vmas;
+}
+
+static void vma_remove(struct vac_space *s, uint32_t first, uint32_t end)
+{
+	uint32_t i, j;
+
+	vma_cut(s, first);
+	vma_cut(s, end);
+	i = vma_after(s, first);
+	for (j = i; j < s->nr_vmas && s->vmas[j].start < end; j++)
+		;
+	memmove(&s->vmas[i], &s->vmas[j], (s->nr_vmas - j) * sizeof(s->vmas[0]));
+	s->nr_vmas -= j - i;
+}
+
+/* Is every page of the range mapped? */
+static bool vma_covers(const struct vac_space *s, uint32_t first, uint32_t end)
+{
+	for (uint32_t i = vma_after(s, first); first < end; i++) {
+		if (i == s->nr_vmas || s->vmas[i].start > first)
+			return false;
+		first = s->vmas[i].end;
+	}
+	return true;
+}
+
+/* A hole of n pages, from a multiple of align on. */
+static bool vma_hole(const struct vac_space *s, uint32_t n, uint32_t align, uint32_t *first)
+{
+	uint64_t at = 0;
+
+	for (uint32_t i = 0; i <= s->nr_vmas; i++) {
+		uint32_t end = i < s->nr_vmas ? s->vmas[i].start : s->pages;
+
+		at = (at + align - 1) / align * align;
+		if (at + n <= end) {
+			*first = (uint32_t)at;
+			return true;
+		}
+		if (i < s->nr_vmas)
+			at = s->vmas[i].end;
+	}
+	return false;
+}
+
+/* ---- Create and destroy --------------------------------------------------------------------- */
+
+static void space_free(struct vac_space *s)
+{
+	size_t v = s->vpbs;
+
+	if (s->pmd)
+		vac__port_meta_release(s->pmd, v * sizeof(*s->pmd));
+	if (s->pte)
+		vac__port_meta_release(s->pte, v * VAC__PB_PAGES * sizeof(*s->pte));
+	if (s->ptl)
+		vac__port_meta_release(s->ptl, v * sizeof(*s->ptl));
+	if (s->nseg)
+		vac__port_meta_release(s->nseg, v * sizeof(*s->nseg));
+	if (s->resv)
+		vac__port_meta_release(s->resv, v * sizeof(*s->resv));
+	if (s->vmas)
+		vac__port_meta_release(s->vmas, s->cap_vmas * sizeof(*s->vmas));
+	vac__port_meta_release(s, sizeof(*s));
+}
+
+static struct vac_space *space_alloc(struct vac_pool *pool, const struct vac_space_opts *o)
+{
+	struct vac_space *s = vac__port_meta_reserve(sizeof(*s));
+	size_t v = (size_t)(o->bytes >> VAC__PB_SHIFT);
+
+	if (!s)
+		return NULL;
+	s->pool = pool;
+	s->vpbs = (uint32_t)v;
+	s->pages = (uint32_t)(v * VAC__PB_PAGES);
+	memcpy(s->name, o->name, strlen(o->name) + 1);
+	s->cap_vmas = s->pages + 4 < VMAS_MAX ? s->pages + 4 : VMAS_MAX;
+	s->pmd = vac__port_meta_reserve(v * sizeof(*s->pmd));
+	s->pte = vac__port_meta_reserve(v * VAC__PB_PAGES * sizeof(*s->pte));
+	s->ptl = vac__port_meta_reserve(v * sizeof(*s->ptl));
+	s->nseg = vac__port_meta_reserve(v * sizeof(*s->nseg));
+	s->resv = vac__port_meta_reserve(v * sizeof(*s->resv));
+	s->vmas = vac__port_meta_reserve(s->cap_vmas * sizeof(*s->vmas));
+	if (!s->pmd || !s->pte || !s->ptl || !s->nseg || !s->resv || !s->vmas) {
+		space_free(s);
+		return NULL;
+	}
+	return s;
+}
+
+static int space_create(struct vac_pool *pool, const struct vac_space_opts *o,
+			struct vac_space **out)
+{
+	struct vac_space *s = space_alloc(pool, o);
+	uint32_t id;
+	void *base;
+	int r;
+
+	if (!s)
+		return -ENOMEM;
+	if (!vac__port_vma_charge(2, false)) {
+		space_free(s);
+		return -ENOMEM;
+	}
+	vac__lock(&pool->spaces_lock, VAC__RANK_SPACE);
+	for (id = 0; id < VAC__MAX_SPACES && vac__ld_rlx(&pool->spaces[id]); id++)
+		;
+	if (id == VAC__MAX_SPACES) {
+		r = -ENOSPC;
+		goto fail;
+	}
+	s->id = s->family = id;
+	r = pool->mem->space_reserve(pool->mem_ctx, (size_t)s->vpbs << VAC__PB_SHIFT, vac__fault, s,
+				     &base);
+	if (r < 0)
+		goto fail;
+	s->base = base;
+	vac__family_join(pool, id, s);
+	vac__st(&pool->spaces[id], s);
+	vac__add(&pool->nr_spaces, 1);
+	vac__unlock(&pool->spaces_lock, VAC__RANK_SPACE);
+	*out = s;
+	return 0;
+fail:
+	vac__unlock(&pool->spaces_lock, VAC__RANK_SPACE);
+	vac__port_vma_charge(-2, true);
+	space_free(s);
+	return r;
+}
+
+int vac_space_create(struct vac_pool *pool, const struct vac_space_opts *opts,
+		     struct vac_space **space)
+{
+	struct vac_space_opts o = {.size = sizeof(o)};
+	char name[VAC_NAME_MAX] = "space";
+	struct vac_space *s = NULL;
+	int r;
+
+	if (vac__port_forked())
+		return -EPERM;
+	if (!opts || !space || opts->size < sizeof(size_t) || opts->size > sizeof(o))
+		return -EINVAL;
+	memcpy(&o, opts, opts->size);
+	if (o.bytes == 0 || o.bytes > UINT64_C(16) << 40)
+		return -EINVAL;
+	if (o.name) {
+		if (strlen(o.name) >= VAC_NAME_MAX)
+			return -EINVAL;
+		memcpy(name, o.name, strlen(o.name) + 1);
+	}
+	o.name = name;
+	o.bytes = (o.bytes + VAC_PAGEBLOCK_BYTES - 1) & ~(uint64_t)(VAC_PAGEBLOCK_BYTES - 1);
+	if (o.bytes >> VAC__PAGE_SHIFT >= UINT32_MAX)
+		o.bytes -= VAC_PAGEBLOCK_BYTES; /* page numbers are 32 bits, and one is no page */
+	VAC__ENTER();
+	r = space_create(pool, &o, &s);
+	VAC__LEAVE();
+	if (r == 0)
+		*space = s;
+	return r;
+}
+
+static int space_destroy(struct vac_space *s)
+{
+	struct vac_pool *pool = s->pool;
+
+	if (vac__ledger_space_held(pool, s->id))
+		return -EBUSY;
+	vac__wrlock(&s->lock, VAC__RANK_SPACE);
+	vac__wrlock(&pool->families[s->family].lock, VAC__RANK_RMAP);
+	if (pool->mem->unmap(pool->mem_ctx, s->base, vac_space_bytes(s)) < 0) {
+		vac__wrunlock(&pool->families[s->family].lock, VAC__RANK_RMAP);
+		vac__wrunlock(&s->lock, VAC__RANK_SPACE);
+		return -ENOMEM;
+	}
+	vac__zap(s, 0, s->pages);
+	s->nr_vmas = 0;
+	vac__wrunlock(&pool->families[s->family].lock, VAC__RANK_RMAP);
+	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
+
+	vac__family_leave(pool, s);
+	/* No walk can find the space now, so no new reservation can name it. */
+	for (uint32_t v = 0; v < s->vpbs; v += 4096)
+		vac__resv_forget(pool, s, v, s->vpbs - v < 4096 ? s->vpbs - v : 4096);
+	vac__lock(&pool->spaces_lock, VAC__RANK_SPACE);
+	vac__st(&pool->spaces[s->id], NULL);
+	vac__unlock(&pool->spaces_lock, VAC__RANK_SPACE);
+	vac__sub(&pool->nr_spaces, 1);
+	pool->mem->space_release(pool->mem_ctx, s->base, vac_space_bytes(s));
+	vac__port_vma_charge(-2, true);
+	space_free(s);
+	return 0;
+}
+
+int vac_space_destroy(struct vac_space *space)
+{
+	int r;
+
+	if (vac__port_forked())
+		return -EPERM;
+	VAC__ENTER();
+	r = space_destroy(space);
+	VAC__LEAVE();
+	return r;
+}
+
+void *vac_space_base(struct vac_space *space)
+{
+	return vac__port_forked() ? NULL : space->base;
+}
+
+size_t vac_space_bytes(struct vac_space *space)
+{
+	return vac__port_forked() ? 0 : (size_t)space->vpbs << VAC__PB_SHIFT;
+}
+
+/* ---- Ranges --------------------------------------------------------------------------------- */
+
+/* From what a caller gave to pages: aligned, inside the space, not empty. */
+static int range(const struct vac_space *s, const void *addr, size_t len, uint32_t *first,
+		 uint32_t *end)
+{
+	uintptr_t a = (uintptr_t)addr, base = (uintptr_t)s->base;
+	size_t bytes = (size_t)s->vpbs << VAC__PB_SHIFT;
+
+	if (a % VAC_PAGE_BYTES || len % VAC_PAGE_BYTES || len == 0 || a < base ||
+	    a - base > bytes || len > bytes - (a - base))
+		return -EINVAL;
+	*first = (uint32_t)((a - base) >> VAC__PAGE_SHIFT);
+	*end = *first + (uint32_t)(len >> VAC__PAGE_SHIFT);
+	return 0;
+}
+
+/* The first folio in [first, end) that is leaving. The family's lock is held for write. */
+static bool leaving(struct vac_space *s, uint32_t first, uint32_t end, uint32_t *pfn,
+		    uint32_t *ticket)
+{
+	while (first < end) {
+		uint32_t vpb = first >> VAC__PB_ORDER;
+		uint64_t e = vac__ld(vac__pmd(s, vpb));
+
+		if ((e & VAC__E_TYPE) == VAC__E_TABLE) {
+			e = vac__ld(vac__pte(s, first));
+			first++;
+		} else {
+			first = (vpb + 1) * VAC__PB_PAGES;
+		}
+		if (!vac__e_migration(e))
+			continue;
+		*pfn = VAC__NO_PFN;
+		vac__ptl_lock(s, vpb);
+		if (vac__folio_wait_prepare(s->pool, vac__e_pfn(e), ticket))
+			*pfn = vac__e_pfn(e);
+		vac__ptl_unlock(s, vpb);
+		return true;
+	}
+	return false;
+}
+
+/* What a change of VMAs needs before it may begin, and the locks it is made under. */
+struct change {
+	uint32_t first, end;
+	bool whole;          /* every page must be mapped */
+	bool no_leaving;     /* no page may be under migration */
+	uint64_t deadline_ns;
+};
+
+/*
+ * Take the space's and the family's locks for write, with huge folios split at the borders and, if
+ * asked for, no migration under way in the range. Sleeps for migrations and pins, holding nothing.
+ */
+static int change_begin(struct vac_space *s, struct change *c)
+{
+	struct vac_pool *pool = s->pool;
+	struct vac__rwlock *fam = &pool->families[s->family].lock;
+
+	for (;;) {
+		uint32_t pfn = VAC__NO_PFN, ticket = 0, seen;
+		int r;
+
+		/* Counted in before the look, so that an unpin after it tells us. */
+		vac__add(&pool->offliners, 1);
+		seen = vac__event_read(&pool->progress);
+		vac__wrlock(&s->lock, VAC__RANK_SPACE);
+		r = !vma_room(s) || (c->whole && !vma_covers(s, c->first, c->end)) ? -ENOMEM : 0;
+		if (r == 0)
+			r = vac__split_at(s, c->first, &pfn, &ticket);
+		if (r == 0)
+			r = vac__split_at(s, c->end, &pfn, &ticket);
+		if (r == 0) {
+			vac__wrlock(fam, VAC__RANK_RMAP);
+			if (c->no_leaving && leaving(s, c->first, c->end, &pfn, &ticket)) {
+				vac__wrunlock(fam, VAC__RANK_RMAP);
+				r = -EAGAIN;
+			}
+		}
+		if (r == 0) {
+			vac__sub(&pool->offliners, 1);
+			return 0;
+		}
+		vac__wrunlock(&s->lock, VAC__RANK_SPACE);
+		if (r == -EAGAIN && pfn != VAC__NO_PFN)
+			vac__folio_wait(pool, pfn, ticket);
+		else if (r == -EBUSY &&
+			 vac__event_wait(&pool->progress, seen, c->deadline_ns) == 0)
+			r = -EAGAIN;
+		vac__sub(&pool->offliners, 1);
+		if (r != -EAGAIN)
+			return r;
+	}
+}
+
+static void change_end(struct vac_space *s)
+{
+	vac__wrunlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
+	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
+}
+
+static uint64_t gate_deadline(struct vac_pool *pool)
+{
+	return vac__port_now() + (uint64_t)pool->opts.gate_timeout_ms * 1000000;
+}
+
+/* Drop the pages of a range, and its VMAs too if `forget`. */
+static int drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget)
+{
+	struct vac_pool *pool = s->pool;
+	struct change c = {.first = first, .end = end, .deadline_ns = gate_deadline(pool)};
+	int r = change_begin(s, &c);
+
+	if (r < 0)
+		return r;
+	vac__port_vma_charge(2, true);
+	r = pool->mem->unmap(pool->mem_ctx, s->base + ((size_t)first << VAC__PAGE_SHIFT),
+			     (size_t)(end - first) << VAC__PAGE_SHIFT);
+	if (r == 0) {
+		vac__zap(s, first, end);
+		if (forget)
+			vma_remove(s, first, end);
+	}
+	vac__port_vma_charge(-2, true);
+	change_end(s);
+	return r;
+}
+
+int vac_unmap(struct vac_space *space, void *addr, size_t len)
+{
+	uint32_t first, end;
+	int r;
+
+	if (vac__port_forked())
+		return -EPERM;
+	r = range(space, addr, len, &first, &end);
+	if (r < 0)
+		return r;
+	VAC__ENTER();
+	r = drop(space, first, end, true);
+	VAC__LEAVE();
+	return r;
+}
+
+static int populate(struct vac_space *s, uint32_t first, uint32_t end)
+{
+	int r = 0;
+
+	for (uint32_t p = first; p < end; p++) {
+		if (vac__entry_get(s, p) != 0)
+			continue;
+		r = vac__fault_in(s, p, VAC__READ);
+		if (r < 0)
+			break;
+	}
+	return r;
+}
+
+static int map(struct vac_space *s, uint32_t first, uint32_t pages, bool fixed, int prot,
+	       unsigned flags, uint32_t *at)
+{
+	struct vac__vma v = {.prot = (uint8_t)prot, .nohuge = (flags & VAC_MAP_NOHUGE) != 0};
+	uint32_t i;
+	int r = 0;
+
+	vac__wrlock(&s->lock, VAC__RANK_SPACE);
+	if (!vma_room(s)) {
+		r = -ENOMEM;
+	} else if (fixed) {
+		i = vma_after(s, first);
+		if (i < s->nr_vmas && s->vmas[i].start < first + pages)
+			r = -EEXIST;
+	} else if (!vma_hole(s, pages, pages >= VAC__PB_PAGES ? VAC__PB_PAGES : 1, &first)) {
+		r = -ENOMEM;
+	}
+	if (r == 0) {
+		v.start = first;
+		v.end = first + pages;
+		/* Walks look at VMAs never, at entries only: a new VMA has none yet. */
+		vma_insert(s, vma_after(s, first), v);
+		vma_merge_around(s, first, v.end);
+	}
+	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
+	if (r == 0 && (flags & VAC_MAP_POPULATE) && prot) {
+		r = populate(s, first, first + pages);
+		if (r < 0)
+			drop(s, first, first + pages, true);
+	}
+	*at = first;
+	return r;
+}
+
+int vac_map(struct vac_space *space, void *addr, size_t len, int prot, unsigned flags, void **out)
+{
+	uint32_t first = 0, end = 0, at;
+	int r = 0;
+
+	if (vac__port_forked())
+		return -EPERM;
+	if (!out || (prot & ~(VAC_PROT_READ | VAC_PROT_WRITE)) ||
+	    (flags & ~(VAC_MAP_FIXED | VAC_MAP_NOHUGE | VAC_MAP_POPULATE)) ||
+	    ((flags & VAC_MAP_FIXED) && !addr) || (addr && !(flags & VAC_MAP_FIXED)))
+		return -EINVAL;
+	if (addr)
+		r = range(space, addr, len, &first, &end);
+	else if (len == 0 || len % VAC_PAGE_BYTES)
+		r = -EINVAL;
+	else if (len >> VAC__PAGE_SHIFT > space->pages)
+		r = -ENOMEM;
+	if (r < 0)
+		return r;
+	VAC__ENTER();
+	r = map(space, first, (uint32_t)(len >> VAC__PAGE_SHIFT), addr != NULL, prot, flags, &at);
+	VAC__LEAVE();
+	if (r == 0)
+		*out = space->base + ((size_t)at << VAC__PAGE_SHIFT);
+	return r;
+}
+
+/* ---- Protect -------------------------------------------------------------------------------- */
+
+/* The next run [*at, *to) of pages that the host shows, all with one set of rights if `alike`. */
+static bool shown_run(struct vac_space *s, uint32_t *at, uint32_t *to, uint32_t end, bool alike,
+		      unsigned *host)
+{
+	uint64_t want = 0;
+	uint32_t p = *at;
+	bool in = false;
+
+	while (p < end) {
+		uint64_t e = vac__ld_rlx(vac__pmd(s, p >> VAC__PB_ORDER));
+		uint32_t n = VAC__PB_PAGES - p % VAC__PB_PAGES;
+
+		if ((e & VAC__E_TYPE) == VAC__E_TABLE) {
+			e = vac__ld_rlx(vac__pte(s, p));
+			n = 1;
+		}
+		e &= VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE;
+		if (in && (!e || (alike && e != want)))
+			break;
+		if (!in && e) {
+			in = true;
+			want = e;
+			*at = p;
+		}
+		p += n;
+	}
+	*to = p < end ? p : end;
+	*host = (want & VAC__E_HREAD ? VAC__READ : 0) | (want & VAC__E_HWRITE ? VAC__WRITE : 0);
+	return in;
+}
+
+static int host_protect(struct vac_space *s, uint32_t at, uint32_t to, unsigned prot)
+{
+	return s->pool->mem->protect(s->pool->mem_ctx, s->base + ((size_t)at << VAC__PAGE_SHIFT),
+				     (size_t)(to - at) << VAC__PAGE_SHIFT, prot);
+}
+
+static int protect(struct vac_space *s, uint32_t first, uint32_t end, int prot)
+{
+	struct change c = {.first = first, .end = end, .whole = true, .no_leaving = true,
+			   .deadline_ns = gate_deadline(s->pool)};
+	uint32_t at, to, failed = first;
+	unsigned host;
+	int r = change_begin(s, &c);
+
+	if (r < 0)
+		return r;
+	vac__port_vma_charge(2, true);
+	for (at = first; at < end && shown_run(s, &at, &to, end, false, &host); at = to) {
+		r = host_protect(s, at, to, (prot ? VAC__READ : 0) |
+						    (prot & VAC_PROT_WRITE ? VAC__WRITE : 0));
+		failed = to;
+		if (r < 0)
+			break;
+	}
+	if (r == 0) {
+		vac__entries_protect(s, first, end, (unsigned)prot);
+		vma_cut(s, first);
+		vma_cut(s, end);
+		for (uint32_t i = vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < end; i++)
+			s->vmas[i].prot = (uint8_t)prot;
+		vma_merge_around(s, first, end);
+	} else {
+		/* The entries still say what the host showed before. Giving it back joins what was
+		 * just divided, so it needs no new host mapping. */
+		for (at = first; at < failed && shown_run(s, &at, &to, failed, true, &host); at = to)
+			if (host_protect(s, at, to, host) < 0)
+				VAC__BUG("the host does not give back the rights it took");
+	}
+	vac__port_vma_charge(-2, true);
+	change_end(s);
+	return r;
+}
+
+int vac_protect(struct vac_space *space, void *addr, size_t len, int prot)
+{
+	uint32_t first, end;
+	int r;
+
+	if (vac__port_forked())
+		return -EPERM;
+	if (prot & ~(VAC_PROT_READ | VAC_PROT_WRITE))
+		return -EINVAL;
+	r = range(space, addr, len, &first, &end);
+	if (r < 0)
+		return r;
+	VAC__ENTER();
+	r = protect(space, first, end, prot);
+	VAC__LEAVE();
+	return r;
+}
+
+/* ---- Advise, and looking -------------------------------------------------------------------- */
+
+static int advise_huge(struct vac_space *s, uint32_t first, uint32_t end, bool nohuge)
+{
+	int r = 0;
+
+	vac__wrlock(&s->lock, VAC__RANK_SPACE);
+	if (!vma_room(s) || !vma_covers(s, first, end)) {
+		r = -ENOMEM;
+	} else {
+		vma_cut(s, first);
+		vma_cut(s, end);
+		for (uint32_t i = vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < end; i++)
+			s->vmas[i].nohuge = nohuge;
+		vma_merge_around(s, first, end);
+	}
+	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
+	return r;
+}
+
+int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice advice)
+{
+	uint32_t first, end;
+	int r;
+
+	if (vac__port_forked())
+		return -EPERM;
+	r = range(space, addr, len, &first, &end);
+	if (r < 0)
+		return r;
+	VAC__ENTER();
+	switch (advice) {
+	case VAC_ADV_WILLNEED:
+		r = populate(space, first, end);
+		r = r == -EFAULT ? -ENOMEM : r;
+		break;
+	case VAC_ADV_DONTNEED:
+		r = drop(space, first, end, false);
+		break;
+	case VAC_ADV_HUGE:
+	case VAC_ADV_NOHUGE:
+		r = advise_huge(space, first, end, advice == VAC_ADV_NOHUGE);
+		break;
+	default:
+		r = -EINVAL;
+	}
+	VAC__LEAVE();
+	return r;
+}
+
+int vac_page_info(struct vac_space *space, const void *addr, struct vac_page_info *info)
+{
+	struct vac_page_info i = {.size = sizeof(i), .block = -1};
+	uintptr_t a = (uintptr_t)addr, base;
+	uint32_t page, head;
+	uint64_t e, w;
+	bool mapped;
+
+	if (vac__port_forked())
+		return -EPERM;
+	base = (uintptr_t)space->base;
+	if (!info || info->size < sizeof(size_t) || info->size > sizeof(i))
+		return -EINVAL;
+	if (a < base || a - base >= (size_t)space->vpbs << VAC__PB_SHIFT)
+		return -EFAULT;
+	i.size = info->size;
+	page = (uint32_t)((a - base) >> VAC__PAGE_SHIFT);
+	VAC__ENTER();
+	vac__rdlock(&space->lock, VAC__RANK_SPACE);
+	mapped = vac__vma_find(space, page) != NULL;
+	vac__ptl_lock(space, page >> VAC__PB_ORDER);
+	e = vac__entry_get(space, page);
+	if (e) {
+		i.present = vac__e_present(e) ? 1 : 2;
+		i.pfn = vac__e_pfn(e);
+		i.block = (int)(vac__e_pfn(e) >> space->pool->block_shift);
+		head = (uint32_t)i.pfn;
+		i.huge = (vac__ld_rlx(vac__pmd(space, page >> VAC__PB_ORDER)) & VAC__E_TYPE) !=
+			 VAC__E_TABLE;
+		if (i.huge)
+			head &= ~(VAC__PB_PAGES - 1);
+		w = vac__ld(&vac__frame(space->pool, head)->word);
+		i.refs = vac__w_refs(w);
+		i.pins = vac__w_pins(w);
+		i.map = vac__w_map(w);
+	}
+	vac__ptl_unlock(space, page >> VAC__PB_ORDER);
+	vac__rdunlock(&space->lock, VAC__RANK_SPACE);
+	VAC__LEAVE();
+	if (!mapped)
+		return -EFAULT;
+	memcpy(info, &i, i.size);
+	return 0;
+}
