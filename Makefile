@@ -114,13 +114,14 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .PHONY: all tests demo test test-quick bench man install format format-check clean FORCE
 
 Q   := $(if $(filter 1,$(V)),,@)
-say  = $(if $(Q),@printf '  %-6s %s\n' $1 $@)
+SAY := $(if $(Q),$(if $(findstring s,$(firstword -$(MAKEFLAGS))),,y))
+say  = $(if $(SAY),@printf '  %-6s %s\n' $1 $@)
 
 LIB_OBJ   := $(LIB_SRC:%.c=$B/obj/%.o)
 CLI_OBJ   := $(CLI_SRC:%.c=$B/obj/%.o)
 DEBUG_OBJ := $(LIB_SRC:%.c=$B/debug/%.o)
 TEST_OBJ  := $(TEST_SRC:%.c=$B/debug/%.o)
-UTIL_OBJ  := $(UTIL_SRC:%.c=$B/debug/%.o)
+UTIL_OBJ  := $(UTIL_SRC:%.c=$B/debug/%.o) $B/debug/line_buffered.o
 TESTS     := $(TEST_SRC:%.c=$B/%)
 OBJ       := $(LIB_OBJ) $(CLI_OBJ) $(DEBUG_OBJ) $(TEST_OBJ) $(UTIL_OBJ)
 
@@ -160,10 +161,18 @@ $(LIB_OBJ) $(CLI_OBJ): $B/obj/%.o: %.c $B/flags
 	@mkdir -p $(@D)
 	$Q$(COMPILE) -c -o $@ $<
 
-$(DEBUG_OBJ) $(TEST_OBJ) $(UTIL_OBJ): $B/debug/%.o: %.c $B/flags
+$(DEBUG_OBJ) $(TEST_OBJ) $(UTIL_SRC:%.c=$B/debug/%.o): $B/debug/%.o: %.c $B/flags
 	$(call say,CC)
 	@mkdir -p $(@D)
 	$Q$(COMPILE) -DVAC_DEBUG -c -o $@ $<
+
+# So that what a test has printed is not lost when it crashes. Not by stdbuf(1): whatever is
+# preloaded comes before the runtime of a sanitizer, and makes cancelled threads crash under TSan.
+$B/debug/line_buffered.o: $B/flags
+	@mkdir -p $(@D)
+	$Qprintf '%s\n' '#include <stdio.h>' \
+		'__attribute__((constructor)) static void line_buffered(void)' \
+		'{ setvbuf(stdout, NULL, _IOLBF, 0); }' | $(COMPILE) -MF $(@:.o=.d) -x c -c -o $@ -
 
 -include $(OBJ:.o=.d)
 

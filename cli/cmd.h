@@ -12,12 +12,12 @@
 enum cmd_exit {
 	CMD_OK = 0,
 	CMD_ERROR = 1,
-	CMD_USAGE = 2,      /* the command line cannot be understood */
-	CMD_HELD = 3,       /* pins keep a block from leaving */
-	CMD_NO_TARGET = 4,  /* there is no memory to move to */
-	CMD_UNMOVABLE = 5,  /* something that never moves */
-	CMD_REFUSED = 6,    /* it could not have been undone */
-	CMD_PARTLY = 64,    /* part of what was asked is done */
+	CMD_USAGE = 2,     /* the command line cannot be understood */
+	CMD_HELD = 3,      /* pins keep a block from leaving */
+	CMD_NO_TARGET = 4, /* there is no memory to move to */
+	CMD_UNMOVABLE = 5, /* something that never moves */
+	CMD_REFUSED = 6,   /* it could not have been undone */
+	CMD_PARTLY = 64,   /* part of what was asked is done */
 };
 
 int cmd_demo(int argc, char **argv);

@@ -25,14 +25,14 @@
 
 #define MIB ((uint64_t)1 << 20)
 #define DEFAULT_BLOCK (128 * MIB)
-#define DEFAULT_BLOCKS 9       /* eight, and the one block's worth that offline needs */
+#define DEFAULT_BLOCKS 9 /* eight, and the one block's worth that offline needs */
 #define MIN_BLOCKS 4
 #define DEFAULT_PASSES 3
-#define FILL_PERCENT 93        /* of all blocks but one */
-#define FILES_PERCENT 55       /* of that, at most; the rest are records */
-#define MIN_FILE (16 << 10)    /* of the default paths: smaller ones only cost time */
+#define FILL_PERCENT 93     /* of all blocks but one */
+#define FILES_PERCENT 55    /* of that, at most; the rest are records */
+#define MIN_FILE (16 << 10) /* of the default paths: smaller ones only cost time */
 #define OFFLINE_TIMEOUT_MS 20000
-#define OFFLINE_TRIES 3        /* before an offline has failed for good */
+#define OFFLINE_TRIES 3 /* before an offline has failed for good */
 #define HANG_S 60
 #define WARM_NS 1000000000u
 #define HOLD_WAIT_NS 3000000000u
@@ -46,18 +46,18 @@ struct demo {
 	struct wl_run run;
 	struct file_set files;
 	bool json;
-	bool custom;              /* sizes come from the user */
+	bool custom; /* sizes come from the user */
 	uint64_t passes;
-	uint64_t limit_ns;        /* 0: none */
+	uint64_t limit_ns; /* 0: none */
 	char *const *paths;
 	unsigned n_paths;
 	uint64_t min_file;
 
-	double memcpy_idle, memcpy_loaded; /* bytes/s */
-	uint64_t before_worst_ns; /* writers' worst wait with no offline going on */
-	double occupied;          /* share of all frames but one block's */
+	double memcpy_bytes_per_s; /* measured before there is any load */
+	uint64_t before_worst_ns;  /* writers' worst wait with no offline going on */
+	double occupied;           /* share of all frames but one block's */
 	uint64_t used_frames;
-	struct cycle *cycle;      /* [cycles], the last try of each */
+	struct cycle *cycle; /* [cycles], the last try of each */
 	unsigned cycles, rooms, pass_done, retried, failed;
 	double total_s, offline_s;
 };
@@ -123,21 +123,17 @@ static int parse(struct demo *d, int argc, char **argv)
 				return CMD_USAGE;
 			break;
 		case OPT_SECONDS:
-			if (opt_time(&ctx, "--seconds", optarg, 1000000000u, &d->limit_ns))
+			if (opt_time(&ctx, "--seconds", optarg, 1000000000u, UINT64_MAX,
+				     &d->limit_ns))
 				return CMD_USAGE;
 			break;
 		case OPT_SEED:
 			if (opt_number(&ctx, "--seed", optarg, 0, UINT64_MAX, &d->run.seed))
 				return CMD_USAGE;
 			break;
-		case OPT_JSON:
-			d->json = true;
-			break;
-		case 'h':
-			usage();
-			return CMD_OK;
-		default:
-			return opt_bad(&ctx, c, argv);
+		case OPT_JSON: d->json = true; break;
+		case 'h': usage(); return CMD_OK;
+		default: return opt_bad(&ctx, c, argv);
 		}
 	}
 	d->custom = pool || block;
@@ -155,8 +151,9 @@ static int parse(struct demo *d, int argc, char **argv)
 		pool = block * DEFAULT_BLOCKS;
 	if (pool / block < MIN_BLOCKS)
 		return opt_error(&ctx,
-				 "--pool: %" PRIu64 " MiB is too little for at least %u blocks of %"
-				 PRIu64 " MiB", pool >> 20, MIN_BLOCKS, block >> 20);
+				 "--pool: %" PRIu64
+				 " MiB is too little for at least %u blocks of %" PRIu64 " MiB",
+				 pool >> 20, MIN_BLOCKS, block >> 20);
 	d->s.block_bytes = block;
 	d->s.pool_bytes = pool / block * block;
 	d->paths = optind < argc ? argv + optind : default_paths;
@@ -178,13 +175,15 @@ static int fit(struct demo *d)
 	uint64_t blocks = d->s.pool_bytes / d->s.block_bytes;
 	char a[SIZE_TEXT_MAX], b[SIZE_TEXT_MAX], c[SIZE_TEXT_MAX];
 
-	while (memory_needed(d->s.pool_bytes) > room && d->s.block_bytes > VAC_BLOCK_BYTES_MIN * 2) {
+	while (memory_needed(d->s.pool_bytes) > room &&
+	       d->s.block_bytes > VAC_BLOCK_BYTES_MIN * 2) {
 		d->s.block_bytes /= 2;
 		d->s.pool_bytes = d->s.block_bytes * blocks;
 	}
 	if (memory_needed(d->s.pool_bytes) > room) {
 		out_error("there is not enough memory even for a small pool: %s are available, %s "
-			  "are needed", size_text(room, a, sizeof(a)),
+			  "are needed",
+			  size_text(room, a, sizeof(a)),
 			  size_text(memory_needed(d->s.pool_bytes), b, sizeof(b)));
 		return -ENOMEM;
 	}
@@ -213,7 +212,7 @@ static unsigned threads_for(unsigned most)
 static int fill(struct demo *d)
 {
 	uint64_t bytes = (d->s.pool_bytes - d->s.block_bytes) / 100 * FILL_PERCENT;
-	/* Fixed needs of the other groups: atomics at most 2 MiB + 128 KiB, dio 128 KiB. */
+	/* Fixed needs of the other groups: atomics at most 2 MiB + 128 KiB, dio 256 KiB. */
 	uint64_t fixed = bytes >= 64 * MIB ? 3 * MIB : MIB / 2;
 	char a[SIZE_TEXT_MAX], how[64];
 	int err;
@@ -229,12 +228,14 @@ static int fill(struct demo *d)
 	if (err)
 		return err;
 	snprintf(how, sizeof(how), "O_DIRECT by %s", d->files.backend ? d->files.backend : "-");
-	out_msg("loaded %" PRIu64 " files, %s, at %.2f GB/s (%s%s)", d->files.files - d->files.failed,
-		size_text(d->files.bytes, a, sizeof(a)), d->files.load_bytes_per_s / 1e9, how,
+	out_msg("loaded %" PRIu64 " files, %s, at %.2f GB/s (%s%s)",
+		d->files.files - d->files.failed, size_text(d->files.bytes, a, sizeof(a)),
+		d->files.load_bytes_per_s / 1e9, how,
 		d->files.not_fitting ? "; the pool holds no more" : "");
 	if (d->files.buffered)
 		out_error("%" PRIu64 " files lie on a filesystem that refuses O_DIRECT and were "
-			  "read through the page cache", d->files.buffered);
+			  "read through the page cache",
+			  d->files.buffered);
 	err = wl_run_add(&d->run, &wl_verify, threads_for(8), 0);
 	if (err)
 		return err;
@@ -267,26 +268,17 @@ static void tell_pool(struct demo *d)
 		d->occupied * 100, st.pageblocks_huge, st.pageblocks_base);
 }
 
-/* The load alone, before any offline: what memcpy gets beside it, and how long a writer waits on
- * this machine for reasons of its own. */
-static int warm_up(struct demo *d)
+/* The load alone, before any offline: how long does a writer wait on this machine for reasons of
+ * its own? */
+static void warm_up(struct demo *d)
 {
-	int err;
-
 	wl_run_wait(&d->run, WARM_NS / 2);
 	wl_worst_ns(&d->run, WL_WRITER);
 	wl_run_wait(&d->run, WARM_NS);
 	d->before_worst_ns = wl_worst_ns(&d->run, WL_WRITER);
-	err = wl_memcpy_rate(&d->run, d->s.block_bytes / 8 > 16 * MIB ? 16 * MIB
-								     : d->s.block_bytes / 8,
-			     5, &d->memcpy_loaded);
-	if (err)
-		return err;
-	out_msg("memcpy: %.2f GB/s alone, %.2f GB/s beside the load; writer's worst wait without "
-		"offline: %.1f ms", d->memcpy_idle / 1e9, d->memcpy_loaded / 1e9,
-		(double)d->before_worst_ns / 1e6);
+	out_msg("memcpy: %.2f GB/s; writer's worst wait while nothing leaves: %.1f ms",
+		d->memcpy_bytes_per_s / 1e9, (double)d->before_worst_ns / 1e6);
 	atomic_store(&d->run.phase, WL_DURING);
-	return 0;
 }
 
 /* Once a pass the holder is asked to hold pages of the block that leaves next. */
@@ -301,6 +293,15 @@ static void let_hold(struct demo *d, int id)
 	atomic_store(&d->run.hold_block, WL_NO_BLOCK);
 }
 
+/* How fast bytes moved beside memcpy, second of processor time for second: the load takes most of
+ * the processors' time from both. */
+static double memcpy_share(const struct demo *d, uint64_t bytes, uint64_t cpu_ns)
+{
+	if (!cpu_ns || d->memcpy_bytes_per_s <= 0)
+		return 0;
+	return (double)bytes * 1e9 / (double)cpu_ns / d->memcpy_bytes_per_s;
+}
+
 static void tell_cycle(struct demo *d, const struct cycle *c, unsigned pass, unsigned n)
 {
 	char waited[128] = "waited for nobody";
@@ -308,13 +309,13 @@ static void tell_cycle(struct demo *d, const struct cycle *c, unsigned pass, uns
 	if (*c->res.waited_for)
 		snprintf(waited, sizeof(waited), "waited %.2f s, longest for \"%s\" (thread %u)",
 			 (double)c->res.waited_ns / 1e9, c->res.waited_for, c->res.waited_tid);
-	out_msg("pass %u/%" PRIu64 " block %d (%u/%u): moved %.1f MiB in %.2f s, %.2f GB/s, %.2f of "
-		"memcpy (%.2f of memcpy beside the load); writer's worst wait %.1f ms; %s",
-		pass + 1, d->passes, c->id, n + 1, d->s.blocks, (double)c->res.bytes_moved / 1048576,
-		(double)c->res.elapsed_ns / 1e9, c->gb_per_s,
-		d->memcpy_idle > 0 ? c->gb_per_s * 1e9 / d->memcpy_idle : 0,
-		d->memcpy_loaded > 0 ? c->gb_per_s * 1e9 / d->memcpy_loaded : 0,
-		(double)c->writer_worst_ns / 1e6, waited);
+	out_msg("pass %u/%" PRIu64
+		" block %d (%u/%u): moved %.1f MiB in %.2f s, %.2f GB/s (%.2f of "
+		"memcpy by processor time); writer's worst wait %.1f ms; %s",
+		pass + 1, d->passes, c->id, n + 1, d->s.blocks,
+		(double)c->res.bytes_moved / 1048576, (double)c->res.elapsed_ns / 1e9, c->gb_per_s,
+		memcpy_share(d, c->res.bytes_moved, c->cpu_ns), (double)c->writer_worst_ns / 1e6,
+		waited);
 }
 
 /* Take block id away and bring it back. 0, or 1: the demonstration cannot go on. */
@@ -389,8 +390,8 @@ out:
 
 struct sum {
 	unsigned times, failed;
-	uint64_t moved, busy_ns, waited_ns, writer_worst_ns, longest_ns, given_back;
-	uint64_t touched;       /* of the cycles whose charge is known */
+	uint64_t moved, busy_ns, cpu_ns, waited_ns, writer_worst_ns, longest_ns, given_back;
+	uint64_t touched; /* of the cycles whose charge is known */
 	int64_t fall;
 	double fall_s;
 	const char *waited_for; /* whom it waited for longest */
@@ -404,7 +405,8 @@ static void add(struct sum *s, const struct cycle *c)
 	}
 	s->times++;
 	s->moved += c->res.bytes_moved;
-	s->busy_ns += c->res.elapsed_ns > c->res.waited_ns ? c->res.elapsed_ns - c->res.waited_ns : 0;
+	s->busy_ns += c->busy_ns;
+	s->cpu_ns += c->cpu_ns;
 	s->waited_ns += c->res.waited_ns;
 	s->given_back += c->res.given_back_bytes;
 	if (c->writer_worst_ns > s->writer_worst_ns)
@@ -447,8 +449,7 @@ static void block_row(const struct demo *d, struct out_table *tb, const char *na
 	out_table_cell(tb, "%u", s->failed);
 	out_table_cell(tb, "%.1f MiB", (double)s->moved / 1048576);
 	out_table_cell(tb, "%.2f", rate(s));
-	out_table_cell(tb, "%.2f", d->memcpy_idle > 0 ? rate(s) * 1e9 / d->memcpy_idle : 0);
-	out_table_cell(tb, "%.2f", d->memcpy_loaded > 0 ? rate(s) * 1e9 / d->memcpy_loaded : 0);
+	out_table_cell(tb, "%.2f", memcpy_share(d, s->moved, s->cpu_ns));
 	out_table_cell(tb, "%.1f ms", (double)s->writer_worst_ns / 1e6);
 	out_table_cell(tb, "%.2f s", (double)s->waited_ns / 1e9);
 	out_table_cell(tb, "%s", s->waited_for ? s->waited_for : "-");
@@ -458,9 +459,9 @@ static void block_row(const struct demo *d, struct out_table *tb, const char *na
 static int print_blocks(const struct demo *d)
 {
 	static const struct out_column cols[] = {
-		{"BLOCK", 1},   {"LEFT", 1},         {"FAILED", 1}, {"MOVED", 1},
-		{"GB/S", 1},    {"OF-MEMCPY", 1},    {"OF-LOADED", 1},
-		{"WRITER-WORST", 1}, {"WAITED", 1}, {"LONGEST-FOR", 0}, {"GIVEN-BACK", 1},
+		{"BLOCK", 1},       {"LEFT", 1},       {"FAILED", 1},       {"MOVED", 1},
+		{"GB/S", 1},        {"OF-MEMCPY", 1},  {"WRITER-WORST", 1}, {"WAITED", 1},
+		{"LONGEST-FOR", 0}, {"GIVEN-BACK", 1},
 	};
 	struct out_table *tb = out_table_new(cols, sizeof(cols) / sizeof(cols[0]));
 	struct sum all = sum_of(d, WL_NO_BLOCK);
@@ -479,8 +480,8 @@ static int print_blocks(const struct demo *d)
 static int print_groups(struct demo *d)
 {
 	static const struct out_column cols[] = {
-		{"WORKLOAD", 0}, {"THREADS", 1}, {"MEMORY", 1}, {"OPERATIONS", 1}, {"CHECKED", 1},
-		{"NOTE", 0},
+		{"WORKLOAD", 0},   {"THREADS", 1}, {"MEMORY", 1},
+		{"OPERATIONS", 1}, {"CHECKED", 1}, {"NOTE", 0},
 	};
 	struct out_table *tb = out_table_new(cols, sizeof(cols) / sizeof(cols[0]));
 
@@ -536,15 +537,20 @@ static int print_text(struct demo *d)
 	putchar('\n');
 	if (!err)
 		err = print_groups(d);
-	printf("\nfiles: %" PRIu64 " loaded, %.1f MiB compared with the disk byte for byte, %" PRIu64
-	       " differ", fs->files - fs->failed, (double)fs->compared_bytes / 1048576, fs->differing);
+	printf("\nfiles: %" PRIu64
+	       " loaded, %.1f MiB compared with the disk byte for byte, %" PRIu64 " differ",
+	       fs->files - fs->failed, (double)fs->compared_bytes / 1048576, fs->differing);
 	if (fs->changed)
-		printf("; %" PRIu64 " have changed on the disk, and were checked by their checksums",
+		printf("; %" PRIu64
+		       " have changed on the disk, and were checked by their checksums",
 		       fs->changed);
 	putchar('\n');
 	print_memory(d);
+	printf("writer's worst wait: %.1f ms while blocks left, %.1f ms while none did\n",
+	       (double)sum_of(d, WL_NO_BLOCK).writer_worst_ns / 1e6,
+	       (double)d->before_worst_ns / 1e6);
 	printf("errors: %" PRIu64 "\n%s\n", atomic_load(&d->run.faults),
-	       passed(d) ? "PASSED: every block has left, nothing was lost"
+	       passed(d)                          ? "PASSED: every block has left, nothing was lost"
 	       : atomic_load(&d->run.interrupted) ? "INTERRUPTED"
 						  : "FAILED");
 	return err;
@@ -558,13 +564,14 @@ static json_t *cycle_json(const struct demo *d, const struct cycle *c)
 		(json_int_t)c->res.bytes_moved, "huge_moved", (json_int_t)c->res.huge_moved,
 		"base_moved", (json_int_t)c->res.base_moved, "seconds",
 		(double)c->res.elapsed_ns / 1e9, "gb_per_s", c->gb_per_s, "memcpy_share",
-		d->memcpy_idle > 0 ? c->gb_per_s * 1e9 / d->memcpy_idle : 0, "writer_worst_us",
+		memcpy_share(d, c->res.bytes_moved, c->cpu_ns), "writer_worst_us",
 		(double)c->writer_worst_ns / 1e3, "waited_s", (double)c->res.waited_ns / 1e9,
 		"waited_for", c->res.waited_for, "waited_tid", (int)c->res.waited_tid,
 		"given_back_bytes", (json_int_t)c->res.given_back_bytes);
 
 	if (j && c->charged_known) {
-		json_object_set_new(j, "allocated_bytes", json_integer((json_int_t)c->touched_bytes));
+		json_object_set_new(j, "allocated_bytes",
+				    json_integer((json_int_t)c->touched_bytes));
 		json_object_set_new(j, "cgroup_fall_bytes", json_integer(c->charged_fall_bytes));
 		json_object_set_new(j, "cgroup_fall_s", json_real(c->charged_fall_s));
 	}
@@ -578,11 +585,11 @@ static json_t *groups_json(struct demo *d)
 	for (unsigned i = 0; a && i < d->run.n_groups; i++) {
 		struct wl_group *g = &d->run.groups[i];
 
-		json_array_append_new(
-			a, json_pack("{s:s, s:i, s:I, s:I, s:I}", "name", g->cls->name, "threads",
-				     (int)g->threads, "bytes", (json_int_t)g->bytes, "operations",
-				     (json_int_t)wl_group_ops(g), "checked",
-				     (json_int_t)wl_group_checked(g)));
+		json_array_append_new(a, json_pack("{s:s, s:i, s:I, s:I, s:I}", "name",
+						   g->cls->name, "threads", (int)g->threads,
+						   "bytes", (json_int_t)g->bytes, "operations",
+						   (json_int_t)wl_group_ops(g), "checked",
+						   (json_int_t)wl_group_checked(g)));
 	}
 	return a;
 }
@@ -595,12 +602,14 @@ static int print_json(struct demo *d)
 
 	for (unsigned i = 0; offlines && i < d->cycles; i++)
 		json_array_append_new(offlines, cycle_json(d, &d->cycle[i]));
-	j = json_pack("{s:b, s:I, s:I, s:i, s:I, s:i, s:f, s:f, s:f, s:f, s:f}", "passed", passed(d),
-		      "seed", (json_int_t)d->run.seed, "block_bytes", (json_int_t)d->s.block_bytes,
-		      "blocks", (int)d->s.blocks, "passes", (json_int_t)d->passes, "passes_done",
-		      (int)d->pass_done, "duration_s", d->total_s, "occupied", d->occupied,
-		      "moved_gb_per_s", rate(&all), "memcpy_gb_per_s", d->memcpy_idle / 1e9,
-		      "memcpy_loaded_gb_per_s", d->memcpy_loaded / 1e9);
+	j = json_pack("{s:b, s:I, s:I, s:i, s:I, s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "passed",
+		      passed(d), "seed", (json_int_t)d->run.seed, "block_bytes",
+		      (json_int_t)d->s.block_bytes, "blocks", (int)d->s.blocks, "passes",
+		      (json_int_t)d->passes, "passes_done", (int)d->pass_done, "duration_s",
+		      d->total_s, "occupied", d->occupied, "moved_gb_per_s", rate(&all),
+		      "memcpy_gb_per_s", d->memcpy_bytes_per_s / 1e9, "memcpy_share",
+		      memcpy_share(d, all.moved, all.cpu_ns), "writer_worst_before_us",
+		      (double)d->before_worst_ns / 1e3);
 	if (!j) {
 		json_decref(offlines);
 		return -ENOMEM;
@@ -625,9 +634,11 @@ static int print_json(struct demo *d)
 			    json_pack("{s:I, s:I}", "checked", (json_int_t)wl_checked(&d->run),
 				      "errors", (json_int_t)atomic_load(&d->run.faults)));
 	json_object_set_new(j, "writer_wait_us", latency_json(&d->run, WL_WRITER, WL_DURING));
-	json_object_set_new(j, "writer_wait_before_us", latency_json(&d->run, WL_WRITER, WL_BEFORE));
+	json_object_set_new(j, "writer_wait_before_us",
+			    latency_json(&d->run, WL_WRITER, WL_BEFORE));
 	json_object_set_new(j, "reader_wait_us", latency_json(&d->run, WL_READER, WL_DURING));
-	json_object_set_new(j, "reader_wait_before_us", latency_json(&d->run, WL_READER, WL_BEFORE));
+	json_object_set_new(j, "reader_wait_before_us",
+			    latency_json(&d->run, WL_READER, WL_BEFORE));
 	json_object_set_new(j, "host_vmas_max",
 			    json_integer((json_int_t)atomic_load(&d->run.host_vmas_max)));
 	return out_json(j);
@@ -636,7 +647,7 @@ static int print_json(struct demo *d)
 static int run_demo(struct demo *d)
 {
 	struct wl_run *run = &d->run;
-	uint64_t t0 = wl_now_ns(), step = d->s.block_bytes / 2;
+	uint64_t t0 = wl_now_ns(), step = d->s.pool_bytes / 4;
 	int err, broken;
 
 	run->pool = d->s.pool;
@@ -644,7 +655,7 @@ static int run_demo(struct demo *d)
 	err = wl_run_init(run);
 	if (err)
 		return CMD_ERROR;
-	err = wl_memcpy_rate(run, step < 64 * MIB ? step : 64 * MIB, 5, &d->memcpy_idle);
+	err = wl_memcpy_rate(run, step < 64 * MIB ? step : 64 * MIB, 5, &d->memcpy_bytes_per_s);
 	if (!err)
 		err = fill(d);
 	if (!err) {
@@ -652,7 +663,7 @@ static int run_demo(struct demo *d)
 		err = wl_run_start(run);
 	}
 	if (!err)
-		err = warm_up(d);
+		warm_up(d);
 	broken = err || passes(d);
 	wl_run_stop(run);
 	if (!err) {

@@ -26,14 +26,15 @@
 #define DEFAULT_POOL (512 * MIB)
 #define DEFAULT_BLOCKS 8
 #define MIN_BLOCKS 3
-#define FILL_PERCENT 90        /* of all blocks but one */
+#define FILL_PERCENT 90 /* of all blocks but one */
 #define DEFAULT_DURATION_NS 10000000000u
-#define DEFAULT_CHECK 16       /* cycles between two checks */
-#define OFFLINE_TIMEOUT_MS 20000
+#define DEFAULT_CHECK 16 /* cycles between two checks */
+#define OFFLINE_TIMEOUT_NS 20000000000u
 #define HANG_S 60
+#define TIME_MAX_NS 50000000000u /* of one wait or hold: must not look like a hang */
 #define WARM_NS 500000000u
-#define REPORTS_MAX 64         /* failed offlines whose blockers are kept for the output */
-#define BLOCKERS_MAX 16        /* of each of them */
+#define REPORTS_MAX 64  /* failed offlines whose blockers are kept for the output */
+#define BLOCKERS_MAX 16 /* of each of them */
 #define FAILED_SHOWN 10
 
 static const struct opt_ctx ctx = {"stress"};
@@ -48,16 +49,16 @@ struct stress {
 	const struct wl_class *mix[WL_MAX_GROUPS];
 	unsigned n_mix;
 	uint64_t threads;
-	uint64_t duration_ns;
-	double rate;             /* offlines a second, 0: as fast as possible */
-	uint64_t check_every;    /* cycles; 0: only at the end */
+	uint64_t duration_ns, timeout_ns;
+	double rate;          /* offlines a second, 0: as fast as possible */
+	uint64_t check_every; /* cycles; 0: only at the end */
 	uint64_t rng;
 
 	double memcpy_bytes_per_s;
-	uint64_t used_frames;    /* what the quiet pool must have in use */
+	uint64_t used_frames; /* what the quiet pool must have in use */
 	_Atomic uint64_t attempted, succeeded, failed, bytes_moved;
 	uint64_t failed_by_error[3]; /* held, no target memory, other */
-	uint64_t busy_ns, waited_ns, checks, given_back;
+	uint64_t busy_ns, cpu_ns, waited_ns, checks, given_back;
 	_Atomic uint64_t t0_ns, end_ns; /* read by the ticker */
 	json_t *blockers;
 	unsigned reports;
@@ -82,6 +83,8 @@ static void usage(void)
 		printf("                             %-9s %s\n", wl_nth(k)->name, wl_nth(k)->what);
 	puts("      --offline-rate N     offlines a second (default 0: as fast as possible)\n"
 	     "      --duration TIME      seconds, or like 30m, 1h (default 10s)\n"
+	     "      --timeout TIME       of each offline (default 20s)\n"
+	     "      --hold TIME          longest time that the holder keeps its pages (default 2s)\n"
 	     "      --seed N             of all random choices (default: random, and printed)\n"
 	     "      --guard NAME         auto, sigsegv or userfaultfd (default auto)\n"
 	     "      --zone NAME          of the blocks: movable or normal (default movable)\n"
@@ -181,6 +184,8 @@ enum {
 	OPT_WORKLOAD,
 	OPT_RATE,
 	OPT_DURATION,
+	OPT_TIMEOUT,
+	OPT_HOLD,
 	OPT_SEED,
 	OPT_GUARD,
 	OPT_ZONE,
@@ -198,6 +203,8 @@ static const struct option options[] = {
 	{"workload", required_argument, NULL, OPT_WORKLOAD},
 	{"offline-rate", required_argument, NULL, OPT_RATE},
 	{"duration", required_argument, NULL, OPT_DURATION},
+	{"timeout", required_argument, NULL, OPT_TIMEOUT},
+	{"hold", required_argument, NULL, OPT_HOLD},
 	{"seed", required_argument, NULL, OPT_SEED},
 	{"guard", required_argument, NULL, OPT_GUARD},
 	{"zone", required_argument, NULL, OPT_ZONE},
@@ -222,36 +229,27 @@ static int parse_option(struct stress *st, int c, char **argv)
 				&st->s.block_bytes);
 	case OPT_THREADS:
 		return opt_number(&ctx, "--threads", optarg, 1, WL_MAX_WORKERS / 2, &st->threads);
-	case OPT_WORKLOAD:
-		return parse_mix(st, optarg);
-	case OPT_RATE:
-		return opt_real(&ctx, "--offline-rate", optarg, 0, 1e6, &st->rate);
+	case OPT_WORKLOAD: return parse_mix(st, optarg);
+	case OPT_RATE: return opt_real(&ctx, "--offline-rate", optarg, 0, 1e6, &st->rate);
 	case OPT_DURATION:
-		return opt_time(&ctx, "--duration", optarg, 100000000, &st->duration_ns);
-	case OPT_SEED:
-		return opt_number(&ctx, "--seed", optarg, 0, INT64_MAX, &st->run.seed);
-	case OPT_GUARD:
-		return parse_guard(optarg, &st->s.guard);
-	case OPT_ZONE:
-		return parse_zone(optarg, &st->s.zone);
-	case OPT_BASE_ONLY:
-		st->s.flags |= VAC_POOL_BASE_ONLY;
-		return 0;
-	case OPT_NO_HUGE:
-		st->s.flags |= VAC_POOL_NO_HUGE;
-		return 0;
+		return opt_time(&ctx, "--duration", optarg, 100000000, UINT64_MAX,
+				&st->duration_ns);
+	case OPT_TIMEOUT:
+		return opt_time(&ctx, "--timeout", optarg, 1000000, TIME_MAX_NS, &st->timeout_ns);
+	case OPT_HOLD:
+		return opt_time(&ctx, "--hold", optarg, 1000000, TIME_MAX_NS, &st->run.hold_ns);
+	case OPT_SEED: return opt_number(&ctx, "--seed", optarg, 0, INT64_MAX, &st->run.seed);
+	case OPT_GUARD: return parse_guard(optarg, &st->s.guard);
+	case OPT_ZONE: return parse_zone(optarg, &st->s.zone);
+	case OPT_BASE_ONLY: st->s.flags |= VAC_POOL_BASE_ONLY; return 0;
+	case OPT_NO_HUGE: st->s.flags |= VAC_POOL_NO_HUGE; return 0;
 	case OPT_CHECK:
 		st->check_every = 1;
 		return optarg ? opt_number(&ctx, "--check", optarg, 0, UINT32_MAX, &st->check_every)
 			      : 0;
-	case OPT_VERIFY:
-		st->sweep_at_checks = true;
-		return 0;
-	case OPT_JSON:
-		st->json = true;
-		return 0;
-	default:
-		return opt_bad(&ctx, c, argv);
+	case OPT_VERIFY: st->sweep_at_checks = true; return 0;
+	case OPT_JSON: st->json = true; return 0;
+	default: return opt_bad(&ctx, c, argv);
 	}
 }
 
@@ -286,8 +284,8 @@ static int parse(struct stress *st, int argc, char **argv)
 				 st->s.block_bytes);
 	if (st->s.pool_bytes / st->s.block_bytes < MIN_BLOCKS)
 		return opt_error(&ctx,
-				 "--pool: %" PRIu64 " MiB is too little for at least %u blocks of %"
-				 PRIu64 " MiB",
+				 "--pool: %" PRIu64
+				 " MiB is too little for at least %u blocks of %" PRIu64 " MiB",
 				 st->s.pool_bytes >> 20, MIN_BLOCKS, st->s.block_bytes >> 20);
 	st->s.pool_bytes = st->s.pool_bytes / st->s.block_bytes * st->s.block_bytes;
 	if (!st->threads)
@@ -416,15 +414,15 @@ static int one_offline(struct stress *st)
 	st->rng += 0x9e3779b97f4a7c15u;
 	id = st->s.id[wl_mix(st->rng) % st->s.blocks];
 	/* An interrupted offline is no attempt: it was cancelled. */
-	session_offline(&st->s, &st->run, id, OFFLINE_TIMEOUT_MS, false, &c);
+	session_offline(&st->s, &st->run, id, (int64_t)(st->timeout_ns / 1000000), false, &c);
 	if (c.err && atomic_load(&st->run.interrupted)) {
 		vac_report_free(c.res.report);
 		return 1;
 	}
 	atomic_fetch_add(&st->attempted, 1);
 	atomic_fetch_add(&st->bytes_moved, c.res.bytes_moved);
-	if (c.res.elapsed_ns > c.res.waited_ns)
-		st->busy_ns += c.res.elapsed_ns - c.res.waited_ns;
+	st->busy_ns += c.busy_ns;
+	st->cpu_ns += c.cpu_ns;
 	st->waited_ns += c.res.waited_ns;
 	if (c.err) {
 		count_failure(st, &c);
@@ -449,8 +447,8 @@ static int cycles(struct stress *st)
 		if (now >= st->end_ns)
 			break;
 		if (period && now < due) {
-			wl_run_wait(&st->run, due - now < st->end_ns - now ? due - now
-									  : st->end_ns - now);
+			wl_run_wait(&st->run,
+				    due - now < st->end_ns - now ? due - now : st->end_ns - now);
 			continue;
 		}
 		due += period;
@@ -476,14 +474,19 @@ static void show_tick(struct wl_run *run)
 		return;
 	out_bar((double)(now - t0) / (double)(end - t0),
 		"%.0f s, %" PRIu64 " blocks left, %" PRIu64 " could not, %.1f GB moved, %" PRIu64
-		" errors", (double)(now - t0) / 1e9, atomic_load(&st->succeeded),
-		atomic_load(&st->failed), (double)atomic_load(&st->bytes_moved) / 1e9,
-		atomic_load(&run->faults));
+		" errors",
+		(double)(now - t0) / 1e9, atomic_load(&st->succeeded), atomic_load(&st->failed),
+		(double)atomic_load(&st->bytes_moved) / 1e9, atomic_load(&run->faults));
 }
 
 static double moved_rate(const struct stress *st)
 {
 	return st->busy_ns ? (double)st->bytes_moved / (double)st->busy_ns : 0;
+}
+
+static double cpu_rate(const struct stress *st)
+{
+	return st->cpu_ns ? (double)st->bytes_moved / (double)st->cpu_ns : 0;
 }
 
 static int print_json(struct stress *st, double seconds)
@@ -495,8 +498,8 @@ static int print_json(struct stress *st, double seconds)
 	for (unsigned k = 0; k < st->n_mix; k++)
 		json_array_append_new(names, json_string(st->mix[k]->name));
 	j = json_pack("{s:I, s:s, s:f, s:f, s:I, s:I, s:i, s:I, s:o}", "seed",
-		      (json_int_t)st->run.seed, "guard", guard_name(ps.guard), "duration_s", seconds,
-		      "offline_rate", st->rate, "pool_bytes", (json_int_t)st->s.pool_bytes,
+		      (json_int_t)st->run.seed, "guard", guard_name(ps.guard), "duration_s",
+		      seconds, "offline_rate", st->rate, "pool_bytes", (json_int_t)st->s.pool_bytes,
 		      "block_bytes", (json_int_t)st->s.block_bytes, "blocks", (int)st->s.blocks,
 		      "threads", (json_int_t)st->threads, "workload", names);
 	if (!j)
@@ -510,6 +513,7 @@ static int print_json(struct stress *st, double seconds)
 				      "failed_other", (json_int_t)st->failed_by_error[2]));
 	json_object_set_new(j, "bytes_moved", json_integer((json_int_t)st->bytes_moved));
 	json_object_set_new(j, "moved_gb_per_s", json_real(moved_rate(st)));
+	json_object_set_new(j, "moved_gb_per_cpu_s", json_real(cpu_rate(st)));
 	json_object_set_new(j, "memcpy_gb_per_s", json_real(st->memcpy_bytes_per_s / 1e9));
 	json_object_set_new(j, "offline_waited_s", json_real((double)st->waited_ns / 1e9));
 	json_object_set_new(j, "given_back_bytes", json_integer((json_int_t)st->given_back));
@@ -525,6 +529,7 @@ static int print_json(struct stress *st, double seconds)
 			    latency_json(&st->run, WL_READER, WL_BEFORE));
 	json_object_set_new(j, "host_vmas_max",
 			    json_integer((json_int_t)atomic_load(&st->run.host_vmas_max)));
+	json_object_set_new(j, "host_vmas_end", json_integer((json_int_t)ps.host_vmas));
 	json_object_set_new(j, "host_vma_limit", json_integer((json_int_t)ps.host_vma_limit));
 	json_object_set_new(j, "migrate_attempts", json_integer((json_int_t)ps.migrate_attempts));
 	json_object_set_new(j, "migrate_folios", json_integer((json_int_t)ps.migrate_folios));
@@ -557,8 +562,8 @@ static void print_wait(struct stress *st, const char *name, enum wl_latency kind
 static int print_text(struct stress *st, double seconds)
 {
 	static const struct out_column cols[] = {
-		{"WORKLOAD", 0}, {"THREADS", 1}, {"MEMORY", 1}, {"OPERATIONS", 1}, {"CHECKED", 1},
-		{"NOTE", 0},
+		{"WORKLOAD", 0},   {"THREADS", 1}, {"MEMORY", 1},
+		{"OPERATIONS", 1}, {"CHECKED", 1}, {"NOTE", 0},
 	};
 	struct out_table *tb = out_table_new(cols, sizeof(cols) / sizeof(cols[0]));
 	int err;
@@ -583,9 +588,10 @@ static int print_text(struct stress *st, double seconds)
 	       " failed (%" PRIu64 " held, %" PRIu64 " without target memory, %" PRIu64 " other)\n",
 	       st->attempted, st->succeeded, st->failed, st->failed_by_error[0],
 	       st->failed_by_error[1], st->failed_by_error[2]);
-	printf("moved %.1f MiB at %.2f GB/s (memcpy alone: %.2f GB/s); waited %.1f s for holders\n",
-	       (double)st->bytes_moved / 1048576, moved_rate(st), st->memcpy_bytes_per_s / 1e9,
-	       (double)st->waited_ns / 1e9);
+	printf("moved %.1f MiB at %.2f GB/s, %.2f GB a second of processor time (memcpy alone: %.2f "
+	       "GB/s); waited %.1f s for holders\n",
+	       (double)st->bytes_moved / 1048576, moved_rate(st), cpu_rate(st),
+	       st->memcpy_bytes_per_s / 1e9, (double)st->waited_ns / 1e9);
 	print_wait(st, "writers' wait", WL_WRITER);
 	print_wait(st, "readers' wait", WL_READER);
 	printf("host mappings: at most %" PRIu64 "; pool checked %" PRIu64 " times\n",
@@ -598,7 +604,7 @@ static int print_text(struct stress *st, double seconds)
 static int run_stress(struct stress *st)
 {
 	struct wl_run *run = &st->run;
-	uint64_t step = st->s.block_bytes / 2;
+	uint64_t step = st->s.pool_bytes / 4;
 	double seconds = 0;
 	int err, broken = 1;
 
@@ -651,8 +657,7 @@ static int set_up_and_run(struct stress *st)
 
 	if (st->s.pool_bytes + st->s.pool_bytes / 32 > room) {
 		out_error("a pool of %s does not fit: only %s of memory are available",
-			  size_text(st->s.pool_bytes, a, sizeof(a)),
-			  size_text(room, b, sizeof(b)));
+			  size_text(st->s.pool_bytes, a, sizeof(a)), size_text(room, b, sizeof(b)));
 		return CMD_ERROR;
 	}
 	if (session_open(&st->s))
@@ -681,6 +686,7 @@ int cmd_stress(int argc, char **argv)
 	st->s.zone = VAC_ZONE_MOVABLE;
 	st->duration_ns = DEFAULT_DURATION_NS;
 	st->check_every = DEFAULT_CHECK;
+	st->timeout_ns = OFFLINE_TIMEOUT_NS;
 	st->run.hang_s = HANG_S;
 	st->run.hold_random = true;
 	if (getrandom(&st->run.seed, sizeof(st->run.seed), 0) < 0)

@@ -59,7 +59,7 @@ static void *reader(void *arg)
 		}
 		pthread_mutex_unlock(&q->lock);
 		do
-			r->res = pread(r->fd, r->buf, r->len, r->off);
+			r->res = preadv(r->fd, r->iov, r->iovs, r->off);
 		while (r->res < 0 && errno == EINTR);
 		if (r->res < 0)
 			r->res = -errno;
@@ -158,7 +158,7 @@ int dio_submit(struct dio_queue *q, struct dio_req *r)
 	sqe = io_uring_get_sqe(&q->ring);
 	if (!sqe)
 		return -EBUSY;
-	io_uring_prep_read(sqe, r->fd, r->buf, (unsigned)r->len, (uint64_t)r->off);
+	io_uring_prep_readv(sqe, r->fd, r->iov, (unsigned)r->iovs, (uint64_t)r->off);
 	io_uring_sqe_set_data(sqe, r);
 	atomic_store_explicit(&r->handed, 1, memory_order_release);
 	do

@@ -15,15 +15,16 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 struct dio_req {
 	int fd;
-	void *buf;
-	size_t len;
+	struct iovec iov[2];
+	int iovs;
 	off_t off;
-	ssize_t res;    /* bytes read, or a negative errno value */
-	uint64_t pin;   /* for the caller */
-	void *user;     /* for the caller */
+	ssize_t res;  /* bytes read, or a negative errno value */
+	uint64_t pin; /* for the caller */
+	void *user;   /* for the caller */
 	/* Hands the request from the submitting to the waiting thread: io_uring passes it through
 	 * the kernel, which the C memory model (and ThreadSanitizer) knows nothing of. */
 	atomic_int handed;

@@ -73,8 +73,7 @@ static int consider(struct file_set *fs, const FTSENT *e, uint64_t min_bytes, ui
 	uint64_t bytes;
 
 	switch (e->fts_info) {
-	case FTS_F:
-		break;
+	case FTS_F: break;
 	case FTS_NS:
 	case FTS_DNR:
 	case FTS_ERR:
@@ -85,8 +84,7 @@ static int consider(struct file_set *fs, const FTSENT *e, uint64_t min_bytes, ui
 		}
 		fs->unreadable++;
 		return 0;
-	default:
-		return 0;
+	default: return 0;
 	}
 	bytes = (uint64_t)e->fts_statp->st_size;
 	if (!bytes || bytes < min_bytes)
@@ -132,14 +130,14 @@ int files_collect(struct file_set *fs, char *const *paths, unsigned n, uint64_t 
 struct open_file {
 	struct file *f;
 	int fd;
-	unsigned chunks;     /* of it in flight */
+	unsigned chunks; /* of it in flight */
 	bool all_submitted;
 };
 
 struct chunk {
 	struct dio_req req;
 	struct open_file *of;
-	uint64_t off, bytes;  /* of the file's contents */
+	uint64_t off, bytes; /* of the file's contents */
 	unsigned char *bounce;
 	struct chunk *next_free;
 };
@@ -162,9 +160,8 @@ static unsigned char *pool_at(struct reading *r, const struct file *f, uint64_t 
 
 static bool same_file(const struct file *f, const struct stat *st)
 {
-	return f->dev == st->st_dev && f->ino == st->st_ino &&
-	       f->bytes == (uint64_t)st->st_size && f->mtime.tv_sec == st->st_mtim.tv_sec &&
-	       f->mtime.tv_nsec == st->st_mtim.tv_nsec;
+	return f->dev == st->st_dev && f->ino == st->st_ino && f->bytes == (uint64_t)st->st_size &&
+	       f->mtime.tv_sec == st->st_mtim.tv_sec && f->mtime.tv_nsec == st->st_mtim.tv_nsec;
 }
 
 static void fail(struct reading *r, struct file *f, const char *what, int err)
@@ -194,7 +191,7 @@ static void differ(struct reading *r, const struct chunk *c, const unsigned char
 		 "the page's checksum is %s that of its loading (%s)",
 		 f->path, c->off + i, mem[i], disk[i],
 		 wl_page_sum(r->fs->pages.base + page * PAGE) == r->fs->pages.sum[page] ? "still"
-										      : "not",
+											: "not",
 		 wl_page_text(r->run, mem + i, text, sizeof(text)));
 }
 
@@ -312,17 +309,18 @@ static void read_chunk(struct reading *r, struct open_file *of, uint64_t off)
 	}
 	c->req.fd = of->fd;
 	c->req.off = (off_t)off;
-	c->req.len = round_up(c->bytes);
 	c->req.user = c;
-	c->req.buf = c->bounce;
+	c->req.iovs = 1;
+	c->req.iov[0].iov_base = r->compare ? c->bounce : pool_at(r, f, off);
+	c->req.iov[0].iov_len = round_up(c->bytes);
 	if (!r->compare) {
-		c->req.buf = pool_at(r, f, off);
 		snprintf(owner, sizeof(owner), "load %.20s+%uK", name ? name + 1 : f->path,
 			 (unsigned)(off >> 10));
-		err = vac_pin(r->run->space, c->req.buf, c->req.len, VAC_PIN_WRITE, owner,
-			      &c->req.pin);
+		err = vac_pin(r->run->space, c->req.iov[0].iov_base, c->req.iov[0].iov_len,
+			      VAC_PIN_WRITE, owner, &c->req.pin);
 		if (err) {
-			wl_fault(r->run, "cannot pin %p: %s", c->req.buf, vac_strerror(err));
+			wl_fault(r->run, "cannot pin %p: %s", c->req.iov[0].iov_base,
+				 vac_strerror(err));
 			fail(r, f, "load", -err);
 			end_chunk(r, c);
 			return;
@@ -469,7 +467,8 @@ int files_compare(struct file_set *fs, struct wl_run *run)
 		fs->differing += f->differs;
 		if (f->changed && ++fs->changed <= CHANGED_SHOWN)
 			out_error("'%s' has changed on the disk since it was loaded: its checksums "
-				  "stand in for it", f->path);
+				  "stand in for it",
+				  f->path);
 	}
 	return err;
 }

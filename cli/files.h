@@ -16,24 +16,24 @@
 struct file {
 	char *path;
 	uint64_t bytes;
-	uint64_t first_page;  /* in file_set.pages; each file begins on a page of its own */
-	dev_t dev;            /* as it was when it was loaded */
+	uint64_t first_page; /* in file_set.pages; each file begins on a page of its own */
+	dev_t dev;           /* as it was when it was loaded */
 	ino_t ino;
 	struct timespec mtime;
-	bool buffered;        /* O_DIRECT was refused */
-	bool failed;          /* could not be loaded, see files_load() */
-	bool changed;         /* is no longer on the disk as it was loaded */
-	bool differs;         /* pool memory is not what is on the disk */
+	bool buffered; /* O_DIRECT was refused */
+	bool failed;   /* could not be loaded, see files_load() */
+	bool changed;  /* is no longer on the disk as it was loaded */
+	bool differs;  /* pool memory is not what is on the disk */
 };
 
 struct file_set {
 	struct file *file;
-	uint64_t files, room;       /* entries used, allocated */
-	uint64_t bytes;             /* of the files' contents */
+	uint64_t files, room; /* entries used, allocated */
+	uint64_t bytes;       /* of the files' contents */
 	uint64_t not_fitting, unreadable, failed, buffered, changed, differing;
 	uint64_t compared_bytes;
-	struct wl_pages pages;      /* where they are; also those of files that failed (zeroes) */
-	const char *backend;        /* how direct reads were made */
+	struct wl_pages pages; /* where they are; also those of files that failed (zeroes) */
+	const char *backend;   /* how direct reads were made */
 	double load_bytes_per_s;
 };
 

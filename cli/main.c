@@ -68,8 +68,9 @@ static int run(int argc, char **argv)
 		if (!strcmp(word, verbs[i].name))
 			return verbs[i].run(argc - 1, argv + 1);
 	}
-	fprintf(stderr, "vacate: there is no %s '%s'; the verbs are: ",
-		*word == '-' ? "option" : "verb", word);
+	fprintf(stderr,
+		"vacate: there is no %s '%s'; the verbs are: ", *word == '-' ? "option" : "verb",
+		word);
 	list_verbs();
 	return CMD_USAGE;
 }

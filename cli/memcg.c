@@ -204,8 +204,8 @@ int memcg_find(struct memcg *cg)
 		if (read_value(cg->dir, usage_name(version), &v)) {
 			/* Also the v2 root group: it has no memory.current. */
 			snprintf(cg->why, sizeof(cg->why),
-				 "the memory cgroup '%.200s' has no readable %s under %.3000s", path,
-				 usage_name(version), cg->mount);
+				 "the memory cgroup '%.200s' has no readable %s under %.3000s",
+				 path, usage_name(version), cg->mount);
 			return -ENOENT;
 		}
 	}

@@ -124,7 +124,7 @@ int opt_size(const struct opt_ctx *c, const char *name, const char *text, uint64
 }
 
 int opt_time(const struct opt_ctx *c, const char *name, const char *text, uint64_t min_ns,
-	     uint64_t *ns)
+	     uint64_t max_ns, uint64_t *ns)
 {
 	int err = opt_parse_time(text, ns);
 
@@ -135,12 +135,15 @@ int opt_time(const struct opt_ctx *c, const char *name, const char *text, uint64
 			  name, text);
 		return -1;
 	}
-	if (err || *ns < min_ns) {
+	if (!err && *ns >= min_ns && *ns <= max_ns)
+		return 0;
+	if (max_ns == UINT64_MAX)
 		opt_error(c, "%s: '%s' is out of range; at least %g s is accepted", name, text,
 			  (double)min_ns / 1e9);
-		return -1;
-	}
-	return 0;
+	else
+		opt_error(c, "%s: '%s' is out of range; from %g to %g s are accepted", name, text,
+			  (double)min_ns / 1e9, (double)max_ns / 1e9);
+	return -1;
 }
 
 int opt_number(const struct opt_ctx *c, const char *name, const char *text, uint64_t min,
@@ -173,8 +176,8 @@ int opt_real(const struct opt_ctx *c, const char *name, const char *text, double
 		return -1;
 	}
 	if (!(*value >= min && *value <= max)) {
-		opt_error(c, "%s: '%s' is out of range; from %g to %g are accepted", name, text, min,
-			  max);
+		opt_error(c, "%s: '%s' is out of range; from %g to %g are accepted", name, text,
+			  min, max);
 		return -1;
 	}
 	return 0;
@@ -186,10 +189,12 @@ const char *size_text(uint64_t bytes, char *buf, size_t len)
 	double v = (double)bytes;
 	unsigned u = 0;
 
-	while (v >= 1024 && u < 5) {
+	/* 1152 MiB rather than 1.1 GiB: sizes here are mostly small multiples of something. */
+	while (u < 5 && (v >= 10240 || (v >= 1024 && !(bytes >> (10 * u) & 1023)))) {
 		v /= 1024;
 		u++;
 	}
-	snprintf(buf, len, (double)(uint64_t)v == v || v >= 100 ? "%.0f %s" : "%.1f %s", v, unit[u]);
+	snprintf(buf, len, (double)(uint64_t)v == v || v >= 100 ? "%.0f %s" : "%.1f %s", v,
+		 unit[u]);
 	return buf;
 }

@@ -19,8 +19,7 @@ struct opt_ctx {
 };
 
 /* Print "vacate VERB: ..." and the hint at --help on stderr. Always answers CMD_USAGE. */
-int opt_error(const struct opt_ctx *c, const char *fmt, ...)
-	__attribute__((format(printf, 2, 3)));
+int opt_error(const struct opt_ctx *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /*
  * Explain the answer '?' or ':' of getopt_long(), called with a short option string that begins
@@ -37,7 +36,7 @@ int opt_parse_time(const char *text, uint64_t *ns);
 int opt_size(const struct opt_ctx *c, const char *name, const char *text, uint64_t min,
 	     uint64_t max, uint64_t *bytes);
 int opt_time(const struct opt_ctx *c, const char *name, const char *text, uint64_t min_ns,
-	     uint64_t *ns);
+	     uint64_t max_ns, uint64_t *ns);
 int opt_number(const struct opt_ctx *c, const char *name, const char *text, uint64_t min,
 	       uint64_t max, uint64_t *value);
 int opt_real(const struct opt_ctx *c, const char *name, const char *text, double min, double max,

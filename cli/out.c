@@ -137,7 +137,8 @@ int out_json(json_t *obj)
 	if (!obj)
 		return -ENOMEM;
 	out_progress_end();
-	if (json_dumpf(obj, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) || putchar('\n') == EOF)
+	if (json_dumpf(obj, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) ||
+	    putchar('\n') == EOF)
 		err = -EIO;
 	json_decref(obj);
 	return err;

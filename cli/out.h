@@ -35,7 +35,7 @@ int out_close(void);
 
 struct out_column {
 	const char *name;
-	int right;  /* numbers: aligned to the right */
+	int right; /* numbers: aligned to the right */
 };
 
 struct out_table;

@@ -90,9 +90,8 @@ static int add_blocker(void *ctx, const struct vac_blocker *b)
 	j = json_pack("{s:s, s:i, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I}", "class",
 		      vac_blocker_class_name(b->cls), "block", b->block, "pfn", (json_int_t)b->pfn,
 		      "frames", (json_int_t)b->frames, "space", any_string(b->space), "address",
-		      (json_int_t)b->addr, "refs", (json_int_t)b->refs, "pins",
-		      (json_int_t)b->pins, "map", (json_int_t)b->map, "expected_refs",
-		      (json_int_t)b->expected_refs);
+		      (json_int_t)b->addr, "refs", (json_int_t)b->refs, "pins", (json_int_t)b->pins,
+		      "map", (json_int_t)b->map, "expected_refs", (json_int_t)b->expected_refs);
 	if (!j) {
 		json_decref(owners);
 		return -ENOMEM;
@@ -147,7 +146,8 @@ static int print_stacks(void *ctx, const struct vac_blocker *b)
 		fprintf(w->out, "pinned by \"%s\", thread %u (%s):\n", o.owner, o.tid, o.thread);
 		for (unsigned f = 0; f < o.stack_depth && f < VAC_STACK_MAX; f++) {
 			symbols_find(w->syms, o.stack[f], &sym);
-			fprintf(w->out, "\t%s\n", symbol_text(&sym, o.stack[f], text, sizeof(text)));
+			fprintf(w->out, "\t%s\n",
+				symbol_text(&sym, o.stack[f], text, sizeof(text)));
 		}
 	}
 	return 0;

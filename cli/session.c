@@ -13,18 +13,15 @@
 #include "opt.h"
 #include "out.h"
 
-#define GONE_PERCENT 95          /* of a block's memory counts as "has come back" */
-#define GONE_NS 1000000000u      /* and this is the time it has for that */
+#define GONE_PERCENT 95     /* of a block's memory counts as "has come back" */
+#define GONE_NS 1000000000u /* and this is the time it has for that */
 
 const char *guard_name(enum vac_guard guard)
 {
 	switch (guard) {
-	case VAC_GUARD_AUTO:
-		return "auto";
-	case VAC_GUARD_SIGSEGV:
-		return "sigsegv";
-	case VAC_GUARD_USERFAULTFD:
-		return "userfaultfd";
+	case VAC_GUARD_AUTO: return "auto";
+	case VAC_GUARD_SIGSEGV: return "sigsegv";
+	case VAC_GUARD_USERFAULTFD: return "userfaultfd";
 	}
 	return "?";
 }
@@ -189,6 +186,14 @@ static void watch_fall(struct session *s, struct cycle *c, uint64_t charged, uin
 	}
 }
 
+static uint64_t thread_cpu_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
 static void show_progress(void *ctx, const struct vac_offline_progress *p)
 {
 	struct wl_run *run = ctx;
@@ -202,11 +207,11 @@ static void show_progress(void *ctx, const struct vac_offline_progress *p)
 		(double)p->elapsed_ns / 1e9);
 }
 
-int session_offline(struct session *s, struct wl_run *run, int id, int64_t timeout_ms,
-		    bool account, struct cycle *c)
+int session_offline(struct session *s, struct wl_run *run, int id, int64_t timeout_ms, bool account,
+		    struct cycle *c)
 {
 	struct vac_offline_opts oo = VAC_INIT(struct vac_offline_opts);
-	uint64_t charged = 0, allocated = 0, busy;
+	uint64_t charged = 0, allocated = 0;
 
 	memset(c, 0, sizeof(*c));
 	c->res.size = sizeof(c->res);
@@ -223,16 +228,22 @@ int session_offline(struct session *s, struct wl_run *run, int id, int64_t timeo
 	wl_worst_ns(run, WL_READER);
 	wl_stage(run, "offlining a block");
 	atomic_store(&run->leaving, id);
+	c->cpu_ns = thread_cpu_ns();
 	c->err = vac_block_offline(s->pool, id, &oo, &c->res);
+	c->cpu_ns = thread_cpu_ns() - c->cpu_ns;
 	atomic_store(&run->leaving, WL_NO_BLOCK);
 	wl_stage(run, "offline has ended");
 	c->writer_worst_ns = wl_worst_ns(run, WL_WRITER);
 	c->reader_worst_ns = wl_worst_ns(run, WL_READER);
 	out_progress_end();
 	wl_sample(run);
-	busy = c->res.elapsed_ns > c->res.waited_ns ? c->res.elapsed_ns - c->res.waited_ns : 0;
-	if (busy)
-		c->gb_per_s = (double)c->res.bytes_moved / (double)busy;
+	/* Part of the copying may have gone on while it waited for a holder. */
+	c->busy_ns = c->res.elapsed_ns > c->res.waited_ns ? c->res.elapsed_ns - c->res.waited_ns
+							  : 0;
+	if (c->busy_ns < c->res.copy_ns)
+		c->busy_ns = c->res.copy_ns;
+	if (c->busy_ns)
+		c->gb_per_s = (double)c->res.bytes_moved / (double)c->busy_ns;
 	if (!c->err && account)
 		watch_fall(s, c, charged, allocated);
 	return c->err;
@@ -285,8 +296,8 @@ uint64_t session_check(struct session *s, struct wl_run *run, uint64_t used_fram
 			 st.frames_total, st.frames_free, st.frames_reserved, st.frames_used,
 			 st.frames_isolated);
 	if (used_frames && st.frames_used != used_frames)
-		wl_fault(run, "%" PRIu64 " frames are in use, %" PRIu64 " should be", st.frames_used,
-			 used_frames);
+		wl_fault(run, "%" PRIu64 " frames are in use, %" PRIu64 " should be",
+			 st.frames_used, used_frames);
 	if (st.dangling)
 		wl_fault(run, "%" PRIu64 " dangling migration entries were met", st.dangling);
 	wl_stage(run, "pool checked");

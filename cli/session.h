@@ -26,21 +26,25 @@ struct session {
 	struct vac_pool *pool;
 	struct vac_space *space;
 	unsigned blocks;
-	int *id;        /* [blocks] */
+	int *id; /* [blocks] */
 	struct memcg memcg;
 };
 
 /* What one offline did. */
 struct cycle {
 	int id;
-	int err;                   /* of the offline: 0 or a negative errno value */
+	int err; /* of the offline: 0 or a negative errno value */
 	struct vac_offline_result res;
-	double gb_per_s;           /* while it was not waiting for somebody */
+	uint64_t busy_ns; /* while it was not waiting for somebody */
+	double gb_per_s;  /* in that time */
+	/* Processor time of the calling thread, which does all the work of the offline: beside a
+	 * load that fills the processors, only this says how fast the engine itself is. */
+	uint64_t cpu_ns;
 	uint64_t writer_worst_ns, reader_worst_ns;
-	uint64_t touched_bytes;    /* what the kernel had allocated to the block's memfd */
+	uint64_t touched_bytes; /* what the kernel had allocated to the block's memfd */
 	bool charged_known;
 	int64_t charged_fall_bytes; /* the cgroup's usage fell by this, but for growth elsewhere */
-	double charged_fall_s;     /* and it took this long after the offline */
+	double charged_fall_s;      /* and it took this long after the offline */
 };
 
 /* Open pool, blocks (online) and space. 0 or a negative errno value, with a message printed. */
@@ -57,8 +61,8 @@ uint64_t session_room(struct session *s);
  * also measure what comes back to the memory cgroup. A report in c->res.report is the caller's to
  * free. Answers c->err.
  */
-int session_offline(struct session *s, struct wl_run *run, int id, int64_t timeout_ms,
-		    bool account, struct cycle *c);
+int session_offline(struct session *s, struct wl_run *run, int id, int64_t timeout_ms, bool account,
+		    struct cycle *c);
 /* Remove an offline block, add it again under its number, online it. 0 or a negative errno value,
  * with a message printed. */
 int session_return(struct session *s, struct wl_run *run, int id);

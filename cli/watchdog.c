@@ -14,6 +14,7 @@
  */
 #include "watchdog.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -71,6 +72,28 @@ static void print_thread(const char *name, int tid, const char *doing, uintptr_t
 		*wchan ? wchan : "-", *syscall_text ? syscall_text : "-");
 }
 
+/* The threads that are no workers: helpers of a workload, of libraries, of the engine. */
+static void print_others(struct wl_run *run)
+{
+	DIR *dir = opendir("/proc/self/task");
+	struct dirent *e;
+
+	while (dir && (e = readdir(dir))) {
+		int tid = atoi(e->d_name);
+		char name[32];
+		bool known = tid <= 0 || tid == getpid();
+
+		for (unsigned i = 0; i < run->n_workers && !known; i++)
+			known = atomic_load(&run->workers[i]->tid) == tid;
+		if (known)
+			continue;
+		read_line(tid, "comm", name, sizeof(name));
+		print_thread(name, tid, "-", 0, 0, 0);
+	}
+	if (dir)
+		closedir(dir);
+}
+
 static void hang(struct wl_run *run, const struct life *life, const char *who)
 {
 	uint64_t now = wl_now_ns();
@@ -86,6 +109,7 @@ static void hang(struct wl_run *run, const struct life *life, const char *who)
 			     atomic_load(&w->where), atomic_load(&w->ops),
 			     (double)(now - life[i + 1].since_ns) / 1e9);
 	}
+	print_others(run);
 	if (atomic_load(&run->leaving) != WL_NO_BLOCK)
 		out_msg("  block %d is being offlined", atomic_load(&run->leaving));
 	out_error("seed %" PRIu64, run->seed);

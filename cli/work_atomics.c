@@ -36,9 +36,9 @@ struct added {
 };
 
 struct atomics {
-	struct cell *cell[2];  /* [CELLS / 2] each: in base folios, in a huge folio */
+	struct cell *cell[2]; /* [CELLS / 2] each: in base folios, in a huge folio */
 	uint64_t bytes[2];
-	struct added *added;   /* [threads] */
+	struct added *added; /* [threads] */
 };
 
 static int prepare(struct wl_group *g)
@@ -117,8 +117,8 @@ static void sweep(struct wl_group *g)
 		}
 		if (atomic_load(&c->sum) != sum)
 			wl_fault(g->run,
-				 "atomics: the cell at %p holds %016" PRIx64 ", added were %016" PRIx64
-				 " (%s)",
+				 "atomics: the cell at %p holds %016" PRIx64
+				 ", added were %016" PRIx64 " (%s)",
 				 (void *)c, atomic_load(&c->sum), sum,
 				 wl_page_text(g->run, c, text, sizeof(text)));
 		if (c->pair.lo != lo || c->pair.hi != hi)

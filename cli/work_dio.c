@@ -8,10 +8,13 @@
  * gate waits for.
  *
  * How a lost read is noticed although all reads go to the same place: the file has SLOTS stretches
- * with different contents, each 8-byte word saying slot and position, and read n takes slot n
- * modulo SLOTS. When read X has completed, each word of the buffer must come from X or from a read
+ * with different contents, each 8-byte word saying slot and position, and reads take the slots in
+ * turn. When read X has completed, each word of the shared buffer must come from X or from a read
  * that was still in flight when X was submitted, or later. An older word means that X went
- * somewhere else. (Words of 8 bytes, not whole slots: transfers in flight interleave.)
+ * somewhere else. (Words of 8 bytes, not whole slots: transfers in flight interleave.) As the next
+ * read soon covers up a hole that one has left, each read also fills, as its last page, a page of
+ * its slot alone behind the shared buffer, under the same pin; that page is cleared before and must
+ * be right to the last word after.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -27,8 +30,12 @@
 
 #define DEPTH 6
 #define SLOTS 32
-#define BUFFER_BYTES ((size_t)128 << 10)
-#define WORDS (BUFFER_BYTES / 8)
+#define SHARED_BYTES ((size_t)128 << 10)
+#define OWN_BYTES VAC_PAGE_BYTES
+#define READ_BYTES (SHARED_BYTES + OWN_BYTES)           /* what one read reads */
+#define PINNED_BYTES (SHARED_BYTES + SLOTS * OWN_BYTES) /* the buffer, and what each read pins */
+#define SHARED_WORDS (SHARED_BYTES / 8)
+#define OWN_WORDS (OWN_BYTES / 8)
 #define TAG 0xd1u /* top byte of each word of the file */
 
 struct slot {
@@ -43,19 +50,19 @@ struct stream {
 	pthread_t reaper;
 	unsigned char *buf;
 	uint64_t buf_bytes;
-	struct dio_req req[SLOTS];      /* a slot's read */
+	struct dio_req req[SLOTS]; /* a slot's read */
 	uint64_t submit_seq[SLOTS];
 	struct slot slot[SLOTS];
-	_Atomic uint64_t seq;           /* orders submissions and completions */
-	_Atomic uint64_t depth_sum;     /* of reads in flight, taken at each completion */
+	_Atomic uint64_t seq;       /* orders submissions and completions */
+	_Atomic uint64_t depth_sum; /* of reads in flight, taken at each completion */
 	pthread_mutex_t lock;
 	pthread_cond_t reaped;
-	unsigned in_flight;             /* guarded by lock */
+	unsigned in_flight; /* guarded by lock */
 	atomic_bool stop;
 };
 
 struct dio_group {
-	char path[256];  /* of the file, already unlinked; for the owner's name */
+	char path[256]; /* of the file, already unlinked; for the owner's name */
 	int fd;
 	bool direct;
 	const char *backend;
@@ -95,14 +102,13 @@ static int make_file(struct dio_group *d, const char *dir)
 
 static int fill_file(int fd)
 {
-	uint64_t *words = malloc(BUFFER_BYTES);
+	uint64_t *words = malloc(READ_BYTES);
 	int err = words ? 0 : -ENOMEM;
 
 	for (unsigned s = 0; !err && s < SLOTS; s++) {
-		for (uint64_t i = 0; i < WORDS; i++)
+		for (uint64_t i = 0; i < READ_BYTES / 8; i++)
 			words[i] = file_word(s, i);
-		if (pwrite(fd, words, BUFFER_BYTES, (off_t)(s * BUFFER_BYTES)) !=
-		    (ssize_t)BUFFER_BYTES)
+		if (pwrite(fd, words, READ_BYTES, (off_t)(s * READ_BYTES)) != (ssize_t)READ_BYTES)
 			err = errno ? -errno : -EIO;
 	}
 	/* Without this the first direct reads would write the pages back, each for itself. */
@@ -161,7 +167,7 @@ static int open_file(struct wl_group *g)
 		}
 	}
 	out_error("cannot make a file of %zu KiB for direct reads in $TMPDIR, /var/tmp or /tmp: %s",
-		  SLOTS * BUFFER_BYTES >> 10, strerror(-err));
+		  SLOTS * READ_BYTES >> 10, strerror(-err));
 	return err;
 }
 
@@ -181,7 +187,8 @@ static int prepare(struct wl_group *g)
 	if (err)
 		return err;
 	if (!d->direct)
-		out_error("no directory at hand allows O_DIRECT: 'dio' reads through the page cache");
+		out_error(
+			"no directory at hand allows O_DIRECT: 'dio' reads through the page cache");
 	g->bytes = 0;
 	for (unsigned i = 0; i < g->threads; i++) {
 		struct stream *s = &d->stream[i];
@@ -190,9 +197,9 @@ static int prepare(struct wl_group *g)
 		pthread_mutex_init(&s->lock, NULL);
 		pthread_cond_init(&s->reaped, NULL);
 		/* Every other buffer lies in base folios. */
-		s->buf_bytes = BUFFER_BYTES;
-		s->buf = wl_map_filled(g->run, &s->buf_bytes, i & 1 ? 0 : VAC_MAP_NOHUGE,
-				       "'dio'", &err);
+		s->buf_bytes = PINNED_BYTES;
+		s->buf = wl_map_filled(g->run, &s->buf_bytes, i & 1 ? 0 : VAC_MAP_NOHUGE, "'dio'",
+				       &err);
 		if (!s->buf)
 			return err;
 		err = dio_open(&s->q, DEPTH);
@@ -213,15 +220,36 @@ static bool recent(struct stream *s, unsigned slot, uint64_t submit_seq)
 				atomic_load(&s->slot[slot].done_seq) > submit_seq);
 }
 
-static void verify(struct stream *s, unsigned slot, uint64_t submit_seq)
+static uint64_t *own_page(struct stream *s, unsigned slot)
 {
-	struct wl_run *run = s->w->run;
-	const volatile uint64_t *word = (const volatile uint64_t *)(uintptr_t)s->buf;
-	unsigned known = slot;
+	return (uint64_t *)(s->buf + SHARED_BYTES + slot * OWN_BYTES);
+}
+
+static void wrong(struct stream *s, unsigned slot, const uint64_t *at, uint64_t found,
+		  const char *what)
+{
 	char text[160];
 
-	for (uint64_t i = 0; i < WORDS; i++) {
-		uint64_t v = word[i];
+	wl_fault(s->w->run,
+		 "dio: after the read of slot %u the word at %p is %016" PRIx64 ": %s (%s)", slot,
+		 (const void *)at, found, what, wl_page_text(s->w->run, at, text, sizeof(text)));
+}
+
+static void verify(struct stream *s, unsigned slot, uint64_t submit_seq)
+{
+	const uint64_t *own = own_page(s, slot);
+	unsigned known = slot;
+
+	for (uint64_t i = 0; i < OWN_WORDS; i++) {
+		if (own[i] == file_word(slot, SHARED_WORDS + i))
+			continue;
+		wrong(s, slot, &own[i], own[i],
+		      own[i] ? "not what the file holds" : "the read went elsewhere");
+		break;
+	}
+	for (uint64_t i = 0; i < SHARED_WORDS; i++) {
+		const volatile uint64_t *word = (const volatile uint64_t *)(uintptr_t)s->buf + i;
+		uint64_t v = *word;
 		unsigned from = (unsigned)(v >> 48) & 0xff;
 
 		/* The word is read before its slot is looked up: a read that has begun is in
@@ -230,14 +258,10 @@ static void verify(struct stream *s, unsigned slot, uint64_t submit_seq)
 			known = from;
 			continue;
 		}
-		wl_fault(run,
-			 "dio: after read of slot %u the word at %p is %016" PRIx64
-			 ", which is %s (%s)",
-			 slot, (void *)(s->buf + i * 8), v,
-			 v == file_word(from, i) ? "from an earlier read: this one went elsewhere"
-						 : "not of the file, or of another place in it",
-			 wl_page_text(run, s->buf + i * 8, text, sizeof(text)));
-		return;
+		wrong(s, slot, (const uint64_t *)(uintptr_t)word, v,
+		      v == file_word(from, i) ? "of an earlier read, this one went elsewhere"
+					      : "not of the file, or of another place in it");
+		break;
 	}
 }
 
@@ -255,17 +279,18 @@ static void *reaper(void *arg)
 		if (!r)
 			continue;
 		slot = (unsigned)(r - s->req);
-		if (r->res != (ssize_t)BUFFER_BYTES && r->res != -EAGAIN && r->res != -EINTR)
-			wl_fault(run, "dio: a read of %zu bytes at %lld answers %zd (%s)", r->len,
-				 (long long)r->off, r->res,
+		if (r->res != (ssize_t)READ_BYTES && r->res != -EAGAIN && r->res != -EINTR)
+			wl_fault(run, "dio: a read of %zu bytes at %lld answers %zd (%s)",
+				 READ_BYTES, (long long)r->off, r->res,
 				 r->res < 0 ? strerror((int)-r->res) : "short");
 		else if (r->res > 0)
 			verify(s, slot, s->submit_seq[slot]);
-		atomic_store(&s->slot[slot].done_seq, atomic_fetch_add(&s->seq, 1));
-		atomic_store(&s->slot[slot].in_flight, false);
 		err = vac_unpin(run->pool, r->pin);
 		if (err)
 			wl_fault(run, "dio: cannot unpin: %s", vac_strerror(err));
+		atomic_store(&s->slot[slot].done_seq, atomic_fetch_add(&s->seq, 1));
+		/* From here on the request may be used again. */
+		atomic_store(&s->slot[slot].in_flight, false);
 		pthread_mutex_lock(&s->lock);
 		atomic_fetch_add_explicit(&s->depth_sum, s->in_flight, memory_order_relaxed);
 		s->in_flight--;
@@ -284,9 +309,8 @@ static void wait_below(struct stream *s, unsigned limit)
 	pthread_mutex_unlock(&s->lock);
 }
 
-static int submit(struct stream *s, const struct dio_group *d, uint64_t n)
+static int submit(struct stream *s, const struct dio_group *d, unsigned slot)
 {
-	unsigned slot = (unsigned)(n % SLOTS);
 	struct dio_req *r = &s->req[slot];
 	const char *name = strrchr(d->path, '/');
 	char owner[VAC_OWNER_MAX];
@@ -294,17 +318,21 @@ static int submit(struct stream *s, const struct dio_group *d, uint64_t n)
 
 	name = name ? name + 1 : d->path;
 	r->fd = d->fd;
-	r->buf = s->buf;
-	r->len = BUFFER_BYTES;
-	r->off = (off_t)(slot * BUFFER_BYTES);
-	snprintf(owner, sizeof(owner), "direct read %.17s+%zuK", name, slot * BUFFER_BYTES >> 10);
+	r->iov[0].iov_base = s->buf;
+	r->iov[0].iov_len = SHARED_BYTES;
+	r->iov[1].iov_base = own_page(s, slot);
+	r->iov[1].iov_len = OWN_BYTES;
+	r->iovs = 2;
+	r->off = (off_t)(slot * READ_BYTES);
+	snprintf(owner, sizeof(owner), "direct read %.17s+%zuK", name, slot * READ_BYTES >> 10);
 	wl_doing(s->w, "pinning the buffer", s->buf);
-	err = vac_pin(s->w->run->space, s->buf, BUFFER_BYTES, VAC_PIN_WRITE, owner, &r->pin);
+	err = vac_pin(s->w->run->space, s->buf, PINNED_BYTES, VAC_PIN_WRITE, owner, &r->pin);
 	if (err) {
 		wl_fault(s->w->run, "dio: cannot pin the buffer: %s", vac_strerror(err));
 		return err;
 	}
 	wl_doing(s->w, "submitting a read", s->buf);
+	memset(own_page(s, slot), 0, OWN_BYTES);
 	pthread_mutex_lock(&s->lock);
 	s->in_flight++;
 	pthread_mutex_unlock(&s->lock);
@@ -326,7 +354,7 @@ static void work(struct wl_worker *w)
 {
 	struct dio_group *d = w->group->data;
 	struct stream *s = &d->stream[w->index];
-	uint64_t n = 0;
+	unsigned slot = 0;
 	int err = pthread_create(&s->reaper, NULL, reaper, s);
 
 	if (err) {
@@ -341,7 +369,12 @@ static void work(struct wl_worker *w)
 			break;
 		wl_doing(w, "waiting for a read", s->buf);
 		wait_below(s, DEPTH);
-		if (submit(s, d, n++))
+		/* Reads may overtake each other: a slow one still has its slot when its turn comes
+		 * again. There are more slots than reads in flight. */
+		do
+			slot = (slot + 1) % SLOTS;
+		while (atomic_load(&s->slot[slot].in_flight));
+		if (submit(s, d, slot))
 			wl_sleep(w, 100000000);
 	}
 	wait_below(s, 1);

@@ -102,8 +102,7 @@ static void work(struct wl_worker *w)
 		err = vac_pin(run->space, page, HOLD_PAGES * VAC_PAGE_BYTES,
 			      VAC_PIN_READ | VAC_PIN_STACK, "slow-holder", &pin);
 		if (err) {
-			wl_fault(run, "holder: cannot pin %p: %s", (void *)page,
-				 vac_strerror(err));
+			wl_fault(run, "holder: cannot pin %p: %s", (void *)page, vac_strerror(err));
 			wl_sleep(w, 100000000);
 			continue;
 		}

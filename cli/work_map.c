@@ -22,8 +22,10 @@ struct map_group {
 	_Atomic uint64_t no_memory; /* rounds cut short */
 };
 
-/* One round's mapping. state[] says what each page must hold. */
-enum page_state { UNMAPPED, ZERO, WRITTEN };
+/* One round's mapping. state[] says what each page must hold. UNFILLED pages are mapped, but there
+ * was no memory for them: not to be touched. An UNMAPPED page's address may belong to somebody else
+ * by now. */
+enum page_state { UNMAPPED, UNFILLED, ZERO, WRITTEN };
 
 struct round {
 	struct wl_worker *w;
@@ -71,7 +73,7 @@ static uint64_t verify_pages(struct round *r)
 	char text[160];
 
 	for (uint64_t i = 0; i < r->pages; i++) {
-		if (r->state[i] == UNMAPPED)
+		if (r->state[i] < ZERO)
 			continue;
 		for (unsigned k = 0; k < 4; k++) {
 			const unsigned char *at = r->base + i * PAGE + offset_of(k);
@@ -89,14 +91,14 @@ static uint64_t verify_pages(struct round *r)
 	return n;
 }
 
-/* A random run of mapped pages; 0 if the page chosen is not mapped. */
+/* A random run of pages that may be touched; 0 if the page chosen may not. */
 static uint64_t random_run(struct round *r, uint64_t *from)
 {
 	uint64_t max, n = 0;
 
 	*from = wl_below(r->w, r->pages);
 	max = 1 + wl_below(r->w, r->pages - *from);
-	while (n < max && r->state[*from + n] != UNMAPPED)
+	while (n < max && r->state[*from + n] >= ZERO)
 		n++;
 	return n;
 }
@@ -111,8 +113,8 @@ static int answer(struct round *r, int err, const char *what)
 
 static int drop(struct round *r, unsigned char *at, uint64_t from, uint64_t n)
 {
-	int err = answer(r, vac_advise(r->w->run->space, at, n * PAGE, VAC_ADV_DONTNEED),
-			 "DONTNEED");
+	int err =
+		answer(r, vac_advise(r->w->run->space, at, n * PAGE, VAC_ADV_DONTNEED), "DONTNEED");
 
 	if (err)
 		return err;
@@ -120,7 +122,7 @@ static int drop(struct round *r, unsigned char *at, uint64_t from, uint64_t n)
 	/* Filled in again at once: nobody may run out of memory in a plain load. */
 	err = answer(r, vac_advise(r->w->run->space, at, n * PAGE, VAC_ADV_WILLNEED), "WILLNEED");
 	if (err)
-		memset(r->state + from, UNMAPPED, n); /* mapped, but not to be touched */
+		memset(r->state + from, UNFILLED, n);
 	return err;
 }
 
@@ -143,7 +145,8 @@ static int make_readonly(struct round *r, unsigned char *at, uint64_t from, uint
 static int pin_a_while(struct round *r, unsigned char *at, uint64_t n)
 {
 	uint64_t pin;
-	int err = answer(r, vac_pin(r->w->run->space, at, n * PAGE, VAC_PIN_WRITE, "map churn", &pin),
+	int err = answer(r,
+			 vac_pin(r->w->run->space, at, n * PAGE, VAC_PIN_WRITE, "map churn", &pin),
 			 "pin");
 
 	if (err)
@@ -174,18 +177,36 @@ static int step(struct round *r)
 		wl_doing(r->w, "writing", at);
 		write_pages(r, from, n);
 		return 0;
-	case 1:
-		wl_doing(r->w, "dropping contents", at);
-		return drop(r, at, from, n);
-	case 2:
-		wl_doing(r->w, "protecting", at);
-		return make_readonly(r, at, from, n);
-	case 3:
-		wl_doing(r->w, "pinning", at);
-		return pin_a_while(r, at, n);
-	default:
-		wl_doing(r->w, "unmapping a part", at);
-		return unmap_part(r, at, from, n);
+	case 1: wl_doing(r->w, "dropping contents", at); return drop(r, at, from, n);
+	case 2: wl_doing(r->w, "protecting", at); return make_readonly(r, at, from, n);
+	case 3: wl_doing(r->w, "pinning", at); return pin_a_while(r, at, n);
+	default: wl_doing(r->w, "unmapping a part", at); return unmap_part(r, at, from, n);
+	}
+}
+
+/* Unmap what is left. A page that straddles the end may be busy for a moment, and host mappings
+ * short: both pass. */
+static void unmap_rest(struct round *r)
+{
+	struct wl_run *run = r->w->run;
+
+	for (uint64_t from = 0, n; from < r->pages; from += n + 1) {
+		int err = 0;
+
+		n = 0;
+		while (from + n < r->pages && r->state[from + n] != UNMAPPED)
+			n++;
+		if (!n)
+			continue;
+		for (unsigned try = 0; try < 5000; try++) {
+			err = vac_unmap(run->space, r->base + from * PAGE, n * PAGE);
+			if (err != -EBUSY && err != -ENOMEM)
+				break;
+			nanosleep(&(struct timespec){0, 1000000}, NULL);
+		}
+		if (err)
+			wl_fault(run, "map: cannot unmap %" PRIu64 " pages at %p: %s", n,
+				 (void *)(r->base + from * PAGE), vac_strerror(err));
 	}
 }
 
@@ -204,8 +225,10 @@ static uint64_t round_of(struct wl_worker *w, unsigned char *state, uint64_t max
 		r.pages = max_pages;
 	r.salt = wl_random(w);
 	wl_doing(w, "mapping", NULL);
-	err = answer(&r, vac_map(space, NULL, r.pages * PAGE, VAC_PROT_READ | VAC_PROT_WRITE, flags,
-				 &base), "map");
+	err = answer(
+		&r,
+		vac_map(space, NULL, r.pages * PAGE, VAC_PROT_READ | VAC_PROT_WRITE, flags, &base),
+		"map");
 	if (err) {
 		struct map_group *d = w->group->data;
 
@@ -224,14 +247,7 @@ static uint64_t round_of(struct wl_worker *w, unsigned char *state, uint64_t max
 	wl_doing(w, "verifying", base);
 	checked = verify_pages(&r);
 	wl_doing(w, "unmapping", base);
-	/* -EBUSY: a folio that straddles the end is pinned by somebody else's, never ours. */
-	while ((err = vac_unmap(space, base, r.pages * PAGE)) == -EBUSY ||
-	       err == -ENOMEM) {
-		if (!wl_sleep(w, 1000000) && atomic_load(&w->run->state) == WL_STOP)
-			break;
-	}
-	if (err)
-		wl_fault(w->run, "map: cannot unmap %p: %s", base, vac_strerror(err));
+	unmap_rest(&r);
 	return checked;
 }
 

@@ -64,8 +64,8 @@ static bool check_record(struct wl_run *run, const struct record *r, uint32_t ve
 		return true;
 	wl_fault(run,
 		 "records: record at %p says address 0x%" PRIx64 ", version %" PRIu64
-		 ", sum %016" PRIx64 "; it should be version %" PRIu32 ", sum of its bytes %016" PRIx64
-		 " (%s)",
+		 ", sum %016" PRIx64 "; it should be version %" PRIu32
+		 ", sum of its bytes %016" PRIx64 " (%s)",
 		 (const void *)r, r->addr, r->version, r->sum, version, sum,
 		 wl_page_text(run, r, text, sizeof(text)));
 	return false;

@@ -20,7 +20,7 @@
 struct storm {
 	volatile uint64_t *word; /* [PAGES][WORDS] */
 	uint64_t bytes;
-	uint64_t *count;         /* [threads][PAGES]: what each word must hold */
+	uint64_t *count; /* [threads][PAGES]: what each word must hold */
 };
 
 static int prepare(struct wl_group *g)

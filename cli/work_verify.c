@@ -81,8 +81,9 @@ static bool check_page(struct wl_run *run, const struct wl_pages *p, uint64_t i)
 	if (sum == p->sum[i])
 		return true;
 	again = wl_page_sum(page);
-	wl_fault(run, "verify: page %" PRIu64 " at %p sums to %016" PRIx64 ", not %016" PRIx64
-		      " (a second time %016" PRIx64 "; %s)",
+	wl_fault(run,
+		 "verify: page %" PRIu64 " at %p sums to %016" PRIx64 ", not %016" PRIx64
+		 " (a second time %016" PRIx64 "; %s)",
 		 i, (const void *)page, sum, p->sum[i], again,
 		 wl_page_text(run, page, text, sizeof(text)));
 	return false;

@@ -21,10 +21,10 @@
 
 #define FAULTS_SHOWN 40
 #define WARM_OPS 4096
-#define HOLD_NS 2000000000u
+#define HOLD_NS 2000000000u /* if the caller has not said */
 #define CHURN_BYTES ((uint64_t)4 << 20)
 /* The finest interval that a client is taken to ask at: below it the clock itself is the noise. */
-#define INTERVAL_MIN_NS 1000
+#define INTERVAL_MIN_NS 50
 
 static const struct wl_class *const classes[] = {
 	&wl_verify, &wl_records, &wl_atomics, &wl_dio, &wl_holder, &wl_map, &wl_storm,
@@ -436,8 +436,8 @@ void *wl_map_filled(struct wl_run *run, uint64_t *bytes, unsigned flags, const c
 		       flags | VAC_MAP_POPULATE, &mem);
 	if (!*err)
 		return mem;
-	out_error("cannot map %s of pool memory for %s: %s",
-		  size_text(*bytes, size, sizeof(size)), for_what, vac_strerror(*err));
+	out_error("cannot map %s of pool memory for %s: %s", size_text(*bytes, size, sizeof(size)),
+		  for_what, vac_strerror(*err));
 	return NULL;
 }
 

@@ -74,7 +74,7 @@ struct wl_group {
 	void *data;                 /* the class's own; NULL: nothing prepared */
 	unsigned char *mem;         /* its memory if that lasts, for `holder` to hold pages of */
 	uint64_t mem_bytes;
-	_Atomic uint64_t swept;     /* things checked by sweeps */
+	_Atomic uint64_t swept; /* things checked by sweeps */
 };
 
 enum wl_phase { WL_BEFORE = 0, WL_DURING, WL_PHASES }; /* of the first offline */
@@ -82,14 +82,14 @@ enum wl_phase { WL_BEFORE = 0, WL_DURING, WL_PHASES }; /* of the first offline *
 struct wl_worker {
 	_Alignas(64) struct wl_run *run;
 	struct wl_group *group;
-	unsigned id, index;        /* in the run, in the group */
+	unsigned id, index; /* in the run, in the group */
 	pthread_t thread;
 	char name[16];
 	atomic_int tid;
 	uint64_t rng;
-	uint64_t interval_ns;      /* expected between two operations; see wl_op_end() */
-	uint64_t warm;             /* operations until it is known */
-	struct hist *hist;         /* [WL_PHASES]; NULL if the class measures nobody */
+	uint64_t interval_ns; /* expected between two operations; see wl_op_end() */
+	uint64_t warm;        /* operations until it is known */
+	struct hist *hist;    /* [WL_PHASES]; NULL if the class measures nobody */
 	void *data;
 
 	_Alignas(64) _Atomic uint64_t ops, checked;
@@ -105,10 +105,10 @@ struct wl_run {
 	struct vac_pool *pool;
 	struct vac_space *space;
 	uint64_t seed;
-	uint64_t churn_bytes;      /* most that one thread of `map` has mapped */
-	uint64_t hold_ns;          /* how long the holder keeps its pin */
-	bool hold_random;          /* mostly much shorter than that */
-	const char *scratch_dir;   /* for the file of `dio`; NULL: find one */
+	uint64_t churn_bytes;    /* most that one thread of `map` has mapped */
+	uint64_t hold_ns;        /* how long the holder keeps its pin */
+	bool hold_random;        /* mostly much shorter than that */
+	const char *scratch_dir; /* for the file of `dio`; NULL: find one */
 
 	struct wl_group groups[WL_MAX_GROUPS];
 	unsigned n_groups;
@@ -116,13 +116,13 @@ struct wl_run {
 	_Atomic unsigned n_workers; /* grows after the entry is filled: the ticker reads it */
 	unsigned n_started;
 
-	_Atomic int state;         /* enum wl_state; written under lock */
-	_Atomic int phase;         /* enum wl_phase */
+	_Atomic int state; /* enum wl_state; written under lock */
+	_Atomic int phase; /* enum wl_phase */
 	pthread_mutex_t lock;
-	pthread_cond_t wake;       /* state has changed */
-	pthread_cond_t quiet;      /* a worker has parked or ended */
-	unsigned parked, ended;    /* guarded by lock */
-	_Atomic uint64_t faults;   /* things found wrong: bytes, sums, addresses, invariants */
+	pthread_cond_t wake;     /* state has changed */
+	pthread_cond_t quiet;    /* a worker has parked or ended */
+	unsigned parked, ended;  /* guarded by lock */
+	_Atomic uint64_t faults; /* things found wrong: bytes, sums, addresses, invariants */
 
 	/* For the holder: the block that it should take its pages from, and from which it has. */
 	_Atomic int hold_block, held_block;
@@ -131,12 +131,12 @@ struct wl_run {
 	pthread_t ticker, canceller;
 	bool ticker_runs, canceller_runs;
 	atomic_bool ticker_stop;
-	atomic_bool interrupted;   /* SIGINT or SIGTERM has come */
-	_Atomic int leaving;       /* block in vac_block_offline(), or WL_NO_BLOCK: to be cancelled */
-	_Atomic uint64_t steps;    /* of the controller, for the watchdog */
+	atomic_bool interrupted; /* SIGINT or SIGTERM has come */
+	_Atomic int leaving;     /* block in vac_block_offline(), or WL_NO_BLOCK: to be cancelled */
+	_Atomic uint64_t steps;  /* of the controller, for the watchdog */
 	_Atomic(const char *) stage; /* what the controller does */
 	_Atomic uint64_t host_vmas_max;
-	unsigned hang_s;           /* the watchdog's patience; 0: none */
+	unsigned hang_s;                  /* the watchdog's patience; 0: none */
 	void (*tick)(struct wl_run *run); /* ten times a second, in the ticker's thread; or NULL */
 	void *tick_ctx;
 };
@@ -239,7 +239,7 @@ const char *wl_page_text(struct wl_run *run, const void *addr, char *buf, size_t
 struct wl_pages {
 	unsigned char *base; /* read-only once filled */
 	uint64_t pages;
-	uint64_t *sum;       /* [pages] */
+	uint64_t *sum; /* [pages] */
 };
 
 /* Instead of preparing synthetic contents: let `verify` use these pages (a demo's files). */

@@ -80,9 +80,11 @@ extern "C" {
 #define VAC_VERSION_PATCH 0
 #define VAC_VERSION "0.1.0"
 
-#define VAC_PAGE_BYTES ((size_t)4096)           /* a base folio */
-#define VAC_PAGEBLOCK_BYTES ((size_t)2 << 20)   /* a huge folio, and the unit of isolation */
+#ifndef VAC_PAGE_BYTES /* else the simulator builds the engine with small ones */
+#define VAC_PAGE_BYTES ((size_t)4096)         /* a base folio */
+#define VAC_PAGEBLOCK_BYTES ((size_t)2 << 20) /* a huge folio, and the unit of isolation */
 #define VAC_BLOCK_BYTES_MIN ((uint64_t)2 << 20)
+#endif
 #define VAC_BLOCK_BYTES_MAX ((uint64_t)1 << 30)
 #define VAC_OWNER_MAX 40 /* bytes of an owner's name that are kept, the final NUL included */
 #define VAC_STACK_MAX 16 /* return addresses kept of a call stack */
@@ -293,7 +295,7 @@ int vac_block_max(struct vac_pool *pool);
 
 #define VAC_MAP_FIXED 1u    /* at addr exactly; -EEXIST if something is mapped there */
 #define VAC_MAP_NOHUGE 2u   /* base folios only */
-#define VAC_MAP_POPULATE 4u /* fill in now; -ENOMEM if that fails, and nothing is mapped */
+#define VAC_MAP_POPULATE 4u /* fill in now, as far as memory reaches (see VAC_ADV_WILLNEED) */
 
 struct vac_space_opts {
 	size_t size;
@@ -320,7 +322,7 @@ size_t vac_space_bytes(struct vac_space *space);
  * a multiple of 2 MiB if len reaches that). Folios come on first touch: huge ones for each whole
  * pageblock inside the mapping unless NOHUGE. *out gets the address.
  * -EINVAL (alignment, length 0 or overflowing, unknown bits, outside the space), -EEXIST,
- * -ENOMEM (addresses, or memory with POPULATE).
+ * -ENOMEM (addresses).
  */
 int vac_map(struct vac_space *space, void *addr, size_t len, int prot, unsigned flags, void **out);
 

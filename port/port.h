@@ -77,7 +77,8 @@ void vac__port_symbol(uintptr_t pc, char *buf, size_t bytes);
 /*
  * Host mappings (VMAs) of the whole process. charge books n more before the call that may create
  * them: false if that would pass the limit (force: book all the same, for what cannot fail any
- * more). n may be negative. The limit leaves a tenth of the host's to others and what the process
+ * more). n may be negative. The engine books what it maps in spaces; reservations and direct maps
+ * are booked by the port itself. The limit leaves a tenth of the host's to others and what the process
  * used when the first pool was opened.
  */
 bool vac__port_vma_charge(long n, bool force);

@@ -16,9 +16,13 @@
 
 #ifdef VAC_SIM
 void vac__sim_point(const volatile void *addr);
+void vac__sim_sync(const char *name, uint64_t arg);
 #define VAC__POINT(p) vac__sim_point(p)
+/* A named moment of semantics.md section 0.3, with what it is about: a pfn or a page. */
+#define VAC__SYNC(name, arg) vac__sim_sync(name, arg)
 #else
 #define VAC__POINT(p) ((void)0)
+#define VAC__SYNC(name, arg) ((void)0)
 #endif
 
 #define vac__ld_rlx(p) (VAC__POINT(p), atomic_load_explicit((p), memory_order_relaxed))

@@ -70,14 +70,10 @@ static int online(struct vac_pool *pool, int id, enum vac_zone zone)
 		return -ENOENT;
 	if (vac__ld_rlx(&b->state) != VAC_BLOCK_OFFLINE + 1)
 		return -EALREADY;
-	if (!vac__port_vma_charge(2, false))
-		return -ENOMEM;
 	r = pool->mem->block_open(pool->mem_ctx, id, (size_t)pool->opts.block_bytes,
 				  vac__frame_addr(pool, pfn), &b->backing);
-	if (r < 0) {
-		vac__port_vma_charge(-2, true);
+	if (r < 0)
 		return r;
-	}
 	b->zone = (uint8_t)zone;
 	vac__st(&b->fd, b->backing.fd);
 	vac__st(&b->cancel, 0);
@@ -129,7 +125,6 @@ void vac__block_free_memory(struct vac_pool *pool, int id)
 
 	vac__st(&b->fd, -1);
 	pool->mem->block_close(pool->mem_ctx, &b->backing);
-	vac__port_vma_charge(-2, true);
 	vac__st(&b->state, VAC_BLOCK_OFFLINE + 1);
 }
 

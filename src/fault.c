@@ -33,6 +33,7 @@ static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint3
 	enum look l = LOOK_NONE;
 	uint64_t e;
 
+	VAC__SYNC("fault_before_ptl", page);
 	vac__ptl_lock(s, vpb);
 	e = vac__ld_rlx(vac__pmd(s, vpb));
 	if ((e & VAC__E_TYPE) == VAC__E_TABLE)
@@ -42,6 +43,7 @@ static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint3
 		 * read, or a write, brings a thread here. */
 		*pfn = vac__e_pfn(e);
 		l = LOOK_WAIT;
+		VAC__SYNC("fault_saw_entry", *pfn);
 		if (!vac__folio_wait_prepare(s->pool, *pfn, ticket)) {
 			/* An entry whose folio is not locked was left behind, which must not be. */
 			vac__stat_add(&s->pool->c.dangling, 1);
@@ -206,6 +208,7 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		if (l != LOOK_WAIT)
 			return r;
 		vac__stat_add(&s->pool->c.fault_waits, 1);
+		VAC__SYNC("waiter_queued", pfn);
 		vac__folio_wait(s->pool, pfn, ticket);
 	}
 }

@@ -24,6 +24,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "geometry.h"
 #include "lock.h"
 #include "port/port.h"
 #include "vacate.h"
@@ -45,13 +46,6 @@
 #define VAC__DEBUG_ASSERT(cond) ((void)0)
 #endif
 
-#define VAC__PAGE_SHIFT 12
-#define VAC__PB_ORDER 9
-#define VAC__PB_PAGES 512u
-#define VAC__PB_SHIFT (VAC__PAGE_SHIFT + VAC__PB_ORDER)
-#define VAC__NO_PFN UINT32_MAX
-#define VAC__MAX_SPACES 4096u
-#define VAC__MAX_BLOCKS 65536u
 
 /* ---- Frames --------------------------------------------------------------------------------- */
 
@@ -212,15 +206,12 @@ struct vac__pin_rec {
 };
 
 #define VAC__LEDGER_SHARDS 16u
-#define VAC__LEDGER_MAX (UINT32_C(1) << 20)
-#define VAC__LEDGER_GROW 64u
 
 struct vac__stack {
 	_Atomic uint32_t depth;
 	uint32_t hash;
 	uintptr_t pc[VAC_STACK_MAX];
 };
-#define VAC__STACKS_MAX 4096u
 
 struct vac__ledger {
 	struct vac__pin_rec *rec;   /* reserved whole, first `top` are in use or on a free list */
@@ -252,12 +243,11 @@ struct vac__bucket {
 	_Atomic uint32_t seq;
 	uint32_t pad[15]; /* a cache line each */
 };
-#define VAC__BUCKETS 256u
 
 struct vac__mig_item {
 	uint32_t src, dst;
 	uint32_t family, index; /* rmap key */
-	uint16_t map;           /* entries that became migration entries */
+	uint16_t unit;          /* first item of its unit, within its group */
 	uint8_t state;
 	bool huge;
 	int err;
@@ -432,7 +422,6 @@ void vac__migrate(struct vac_pool *pool, struct vac__mig_item *items, unsigned n
 
 /* ---- report.c ---- */
 /* What an offline has met, folio by folio: the latest 256 failures, by pfn. */
-#define VAC__TRACE 256u
 struct vac__trace {
 	struct {
 		uint32_t pfn, attempts;

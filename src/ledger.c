@@ -151,7 +151,8 @@ bool vac__pin_view(struct vac_pool *pool, uint32_t index, struct vac__pin_view *
 		owner[i] = vac__ld_acq(&r->owner[i]);
 	if (!vac__seq_same(seq, vac__ld(&r->seq)))
 		return false;
-	memcpy(v->owner, owner, sizeof(v->owner));
+	for (unsigned i = 0; i < VAC_OWNER_MAX; i++)
+		v->owner[i] = (char)(owner[i / 8] >> i % 8 * 8);
 	v->owner[VAC_OWNER_MAX - 1] = '\0';
 	v->depth = 0;
 	if (stack) {

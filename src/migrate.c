@@ -18,7 +18,10 @@
  *	   meanwhile is gone, and stays so.
  *	7. unlock the source, which wakes the waiters, and free it
  *
- * Before the commit a failure undoes its own folio only: entries present again, rights as before.
+ * A unit is a run of a group that follows itself without a gap at its addresses and in its
+ * destination: what the host replaces in one piece. Before the commit a failure undoes its unit:
+ * entries present again, rights as before. Units leave, and stay or are replaced, as a whole, so
+ * that nothing after step 3 ever needs a host mapping that step 3 did not make.
  * Invariants: I1, an entry for a folio is in a table only while the folio is locked and we hold a
  * reference on it. I4, from step 3 to step 6 nobody writes the source: the host has no writable
  * translation left when step 3 answers, and a pin found by step 4 makes it fail. I3, step 4.
@@ -58,6 +61,8 @@ int vac__folio_isolate(struct vac_pool *pool, uint32_t pfn)
 		r = -EBUSY;
 	if (r < 0)
 		vac__folio_put(pool, pfn, VAC__W_REF);
+	else
+		VAC__SYNC("lru_isolated", pfn);
 	return r;
 }
 
@@ -101,31 +106,36 @@ static uint32_t pages_of(const struct vac__mig_item *it)
 	return it->huge ? VAC__PB_PAGES : 1;
 }
 
-static void *user_addr(struct vac_space *s, const struct vac__mig_item *it)
-{
-	return s->base + ((size_t)it->index << VAC__PAGE_SHIFT);
-}
-
-/* How many items from k on have neighbouring pages and the same bits in their entries, all being
- * entries of this type for their sources. 0 if not even the first. */
-static unsigned run_of(struct group *g, struct vac_space *s, unsigned k, uint64_t type,
+/* How many items from k on are in this state, of one unit, and have the same bits in their entries,
+ * all being entries of this type for their sources. 0 if not even the first. */
+static unsigned run_of(struct group *g, struct vac_space *s, unsigned k, int state, uint64_t type,
 		       uint64_t *bits)
 {
 	unsigned n;
 
 	for (n = 0; k + n < g->n; n++) {
 		struct vac__mig_item *it = &g->item[k + n];
-		vac__entry *slot = it->state == FAILED || it->state == GONE ? NULL : slot_of(s, it);
+		vac__entry *slot = it->state == state ? slot_of(s, it) : NULL;
 		uint64_t e = slot ? vac__ld_rlx(slot) : 0, b = e & ((1u << VAC__E_PFN_SHIFT) - 1);
 
 		if (!slot || (e & VAC__E_TYPE) != type || vac__e_pfn(e) != it->src)
 			break;
 		if (n == 0)
 			*bits = b;
-		else if (b != *bits || it->index != it[-1].index + 1)
+		else if (b != *bits || it->unit != it[-1].unit)
 			break;
 	}
 	return n;
+}
+
+static void *run_addr(struct vac_space *s, const struct vac__mig_item *it)
+{
+	return s->base + ((size_t)it->index << VAC__PAGE_SHIFT);
+}
+
+static size_t run_bytes(const struct vac__mig_item *it, unsigned n)
+{
+	return (size_t)n * pages_of(it) << VAC__PAGE_SHIFT;
 }
 
 /* ---- Step 3: install ------------------------------------------------------------------------ */
@@ -138,8 +148,8 @@ static void to_entry(struct group *g, struct vac_space *s, struct vac__mig_item 
 
 	vac__xchg(slot, (e & ~(uint64_t)(VAC__E_TYPE | VAC__E_HWRITE)) | VAC__E_MIGRATION);
 	vac__w_put(&vac__frame(g->pool, it->src)->word, VAC__W_MAP);
-	it->map++;
 	it->state = ENTRIES;
+	VAC__SYNC("entry_set", it->src);
 }
 
 /* And back. The host still shows the source; `stay` gives it the rights of before. */
@@ -153,39 +163,35 @@ static void from_entry(struct group *g, struct vac_space *s, struct vac__mig_ite
 		e |= VAC__E_HWRITE;
 	vac__w_map_get(&vac__frame(g->pool, it->src)->word);
 	vac__xchg(slot, e);
-	it->map--;
 }
 
 /* Entries first, then the host: a fault between the two finds the entry and waits; a write between
  * the two lands in the source before the copy. */
 static void install_space(struct group *g, struct vac_space *s)
 {
-	const struct vac__mem_ops *mem = g->pool->mem;
 	uint64_t bits;
 	unsigned n;
 
 	for (unsigned k = 0; k < g->n; k += n ? n : 1) {
 		struct vac__mig_item *it = &g->item[k];
-		size_t bytes;
-		int r;
+		int r = 0;
 
-		n = run_of(g, s, k, VAC__E_PRESENT, &bits);
+		/* LOCKED: not in a table yet. ENTRIES: another space has had it already. */
+		n = run_of(g, s, k, it->state == ENTRIES ? ENTRIES : LOCKED, VAC__E_PRESENT, &bits);
 		if (n == 0)
 			continue;
 		for (unsigned i = 0; i < n; i++)
 			to_entry(g, s, it + i);
 		if (!(bits & VAC__E_HMAP))
 			continue;
-		bytes = (size_t)n * pages_of(it) << VAC__PAGE_SHIFT;
-		r = vac__port_vma_charge(2, false) ? 0 : -ENOBUFS;
-		if (r == 0) {
+		if (!vac__port_vma_charge(2, false)) {
+			r = -ENOBUFS;
+		} else {
 			g->charged += 2;
-			r = mem->leave(g->pool->mem_ctx, user_addr(s, it), bytes,
-				       vac__host_prot(bits));
+			r = g->pool->mem->leave(g->pool->mem_ctx, run_addr(s, it), run_bytes(it, n),
+						vac__host_prot(bits));
 		}
-		if (r == 0)
-			continue;
-		for (unsigned i = 0; i < n; i++) {
+		for (unsigned i = 0; r < 0 && i < n; i++) {
 			from_entry(g, s, it + i);
 			it[i].state = FAILED;
 			it[i].err = -ENOBUFS;
@@ -198,74 +204,64 @@ static void install_space(struct group *g, struct vac_space *s)
 /* Give the folios marked FAILED their entries back, wherever an entry is left. */
 static void undo_space(struct group *g, struct vac_space *s)
 {
-	for (unsigned k = 0; k < g->n; k++) {
-		struct vac__mig_item *it = &g->item[k];
-		vac__entry *slot = it->state == FAILED && it->map ? slot_of(s, it) : NULL;
-		uint64_t e = slot ? vac__ld_rlx(slot) : 0;
-
-		if (!vac__e_migration(e) || vac__e_pfn(e) != it->src)
-			continue;
-		from_entry(g, s, it);
-		if (e & VAC__E_HMAP)
-			g->pool->mem->stay(g->pool->mem_ctx, user_addr(s, it),
-					   (size_t)pages_of(it) << VAC__PAGE_SHIFT,
-					   vac__host_prot(e));
-	}
-}
-
-/* ---- Step 6: publish ------------------------------------------------------------------------ */
-
-/* The host cannot show the new frames: it must at least not show the old ones. The next touch
- * faults and tries again (vac__host_refresh). */
-static void hide_run(struct group *g, struct vac_space *s, struct vac__mig_item *it, size_t bytes)
-{
-	if (g->pool->mem->unmap(g->pool->mem_ctx, user_addr(s, it), bytes) < 0)
-		VAC__BUG("the host neither maps nor unmaps a prepared run");
-	vac__log(g->pool, VAC_LOG_ERROR, "the host refused to map a run that it had prepared");
-}
-
-static void publish_space(struct group *g, struct vac_space *s)
-{
-	struct vac_pool *pool = g->pool;
 	uint64_t bits;
 	unsigned n;
 
 	for (unsigned k = 0; k < g->n; k += n ? n : 1) {
 		struct vac__mig_item *it = &g->item[k];
-		bool shown;
 
-		n = it->state == FROZEN ? run_of(g, s, k, VAC__E_MIGRATION, &bits) : 0;
-		/* One host call a run that is linear in the destination too. */
-		for (unsigned i = 1; i < n; i++) {
-			if (it[i].state != FROZEN || it[i].dst != it[0].dst + i ||
-			    it[i].dst >> pool->block_shift != it[0].dst >> pool->block_shift) {
-				n = i;
-				break;
-			}
-		}
+		n = run_of(g, s, k, FAILED, VAC__E_MIGRATION, &bits);
 		if (n == 0)
 			continue;
-		shown = bits & VAC__E_HMAP;
-		if (shown) {
-			size_t bytes = (size_t)n * pages_of(it) << VAC__PAGE_SHIFT;
-			uint32_t in_block = it->dst & ((UINT32_C(1) << pool->block_shift) - 1);
+		if (bits & VAC__E_HMAP)
+			g->pool->mem->stay(g->pool->mem_ctx, run_addr(s, it), run_bytes(it, n),
+					   vac__host_prot(bits));
+		for (unsigned i = 0; i < n; i++)
+			from_entry(g, s, it + i);
+	}
+}
 
-			if (pool->mem->map(pool->mem_ctx, user_addr(s, it), bytes,
-					   &vac__pfn_block(pool, it->dst)->backing,
-					   (size_t)in_block << VAC__PAGE_SHIFT,
-					   vac__host_prot(bits)) < 0) {
-				hide_run(g, s, it, bytes);
-				shown = false;
-				bits &= ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE);
-			}
-		}
+/* ---- Step 6: publish ------------------------------------------------------------------------ */
+
+/* Show the new frames of a run. Should the host refuse what step 3 has prepared, it must at least
+ * not show the old ones: the next touch faults and tries again (vac__host_refresh). */
+static bool show_run(struct group *g, struct vac_space *s, struct vac__mig_item *it, unsigned n,
+		     uint64_t bits)
+{
+	struct vac_pool *pool = g->pool;
+	uint32_t in_block = it->dst & ((UINT32_C(1) << pool->block_shift) - 1);
+
+	if (pool->mem->map(pool->mem_ctx, run_addr(s, it), run_bytes(it, n),
+			   &vac__pfn_block(pool, it->dst)->backing,
+			   (size_t)in_block << VAC__PAGE_SHIFT, vac__host_prot(bits)) == 0)
+		return true;
+	if (pool->mem->unmap(pool->mem_ctx, run_addr(s, it), run_bytes(it, n)) < 0)
+		VAC__BUG("the host neither maps nor unmaps a prepared run");
+	vac__log(pool, VAC_LOG_ERROR, "the host refused to map a run that it had prepared");
+	return false;
+}
+
+static void publish_space(struct group *g, struct vac_space *s)
+{
+	uint64_t bits;
+	unsigned n;
+
+	for (unsigned k = 0; k < g->n; k += n ? n : 1) {
+		struct vac__mig_item *it = &g->item[k];
+
+		n = run_of(g, s, k, FROZEN, VAC__E_MIGRATION, &bits);
+		if (n == 0)
+			continue;
+		if ((bits & VAC__E_HMAP) && !show_run(g, s, it, n, bits))
+			bits &= ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD);
 		/* The host shows the new frames already: a pin that finds the entry uses them. */
-		if (shown && (bits & VAC__E_WRITE))
+		if ((bits & VAC__E_HMAP) && (bits & VAC__E_WRITE))
 			bits |= VAC__E_HWRITE;
 		bits = (bits & ~(uint64_t)VAC__E_TYPE) | VAC__E_PRESENT;
 		for (unsigned i = 0; i < n; i++) {
-			vac__w_map_get(&vac__frame(pool, it[i].dst)->word);
+			vac__w_map_get(&vac__frame(g->pool, it[i].dst)->word);
 			vac__xchg(slot_of(s, it + i), vac__e_make(it[i].dst, bits));
+			VAC__SYNC("entry_removed", it[i].src);
 		}
 	}
 }
@@ -294,7 +290,6 @@ static void lock_group(struct group *g, enum vac__mig_mode mode)
 		struct vac__mig_item *it = &g->item[k];
 		uint64_t w;
 
-		it->map = 0;
 		it->dst = VAC__NO_PFN;
 		it->err = 0;
 		/* Never wait for anything while holding another folio's lock. */
@@ -306,6 +301,7 @@ static void lock_group(struct group *g, enum vac__mig_mode mode)
 			continue;
 		}
 		it->state = LOCKED;
+		VAC__SYNC("src_locked", it->src);
 		w = vac__ld(&vac__frame(g->pool, it->src)->word);
 		if ((w & VAC__W_COUNTS) == VAC__W_REF) {
 			/* Only our reference is left: freed meanwhile. */
@@ -346,27 +342,67 @@ static void alloc_group(struct group *g)
 	vac__rdunlock(lock, VAC__RANK_RMAP);
 }
 
-static bool freeze_group(struct group *g)
+/* Divide the group into units. A destination of another block is never in one host mapping. */
+static void make_units(struct group *g)
 {
-	bool undo = false;
+	unsigned shift = g->pool->block_shift;
 
 	for (unsigned k = 0; k < g->n; k++) {
 		struct vac__mig_item *it = &g->item[k];
-		struct vac__frame *f = vac__frame(g->pool, it->src);
+		bool joins = k > 0 && it->state == LOCKED && it[-1].state == LOCKED &&
+			     it->index == it[-1].index + 1 && it->dst == it[-1].dst + 1 &&
+			     it->dst >> shift == it[-1].dst >> shift;
 
-		if (it->state == FAILED && it->map) {
-			undo = true; /* refused in one space, installed in another */
-			continue;
-		}
+		it->unit = joins ? it[-1].unit : (uint16_t)k;
+	}
+}
+
+/* Freeze all of the unit items [k, end), or none. */
+static bool freeze_unit(struct group *g, unsigned k, unsigned end)
+{
+	unsigned i;
+
+	for (i = k; i < end; i++) {
+		struct vac__mig_item *it = &g->item[i];
+		vac__word *w = &vac__frame(g->pool, it->src)->word;
+
 		if (it->state != ENTRIES && it->state != LOCKED)
-			continue;
-		if (vac__w_freeze(&f->word, vac__expected_counts(false, 1, 0, 0))) {
-			it->state = FROZEN;
-			continue;
+			break;
+		if (!vac__w_freeze(w, vac__expected_counts(false, 1, 0, 0))) {
+			it->err = vac__w_pins(vac__ld(w)) ? -EBUSY : -EAGAIN;
+			break;
 		}
-		it->err = vac__w_pins(vac__ld(&f->word)) ? -EBUSY : -EAGAIN;
+		it->state = FROZEN;
+		VAC__SYNC("frozen", it->src);
+	}
+	if (i == end)
+		return true;
+	for (i = k; i < end; i++) {
+		struct vac__mig_item *it = &g->item[i];
+
+		if (it->state == FROZEN)
+			vac__and(&vac__frame(g->pool, it->src)->word, ~VAC__W_FROZEN);
 		it->state = FAILED;
-		undo = true;
+		if (it->err == 0)
+			it->err = -EAGAIN;
+	}
+	return false;
+}
+
+/* Answers whether there is something to undo. */
+static bool freeze_group(struct group *g)
+{
+	bool undo = false;
+	unsigned end;
+
+	for (unsigned k = 0; k < g->n; k = end) {
+		end = k + 1;
+		/* Failed before there was an entry, or gone: a unit by itself. */
+		if (g->item[k].dst == VAC__NO_PFN)
+			continue;
+		while (end < g->n && g->item[end].unit == g->item[k].unit)
+			end++;
+		undo |= !freeze_unit(g, k, end);
 	}
 	return undo;
 }
@@ -417,6 +453,7 @@ static void finish_group(struct group *g, struct vac__mig_stats *st)
 		vac__folio_put(pool, it->dst, VAC__W_REF);
 		vac__and(&vac__frame(pool, it->src)->flags, ~VAC__F_ISOLATED);
 		vac__folio_unlock(pool, it->src);
+		VAC__SYNC("unlocked", it->src);
 		vac__folio_free(pool, it->src);
 		it->state = MOVED;
 		st->bytes += bytes;
@@ -436,11 +473,15 @@ static void migrate_group(struct group *g, enum vac__mig_mode mode, struct vac__
 	st->attempts += g->n;
 	lock_group(g, mode);
 	alloc_group(g);
+	make_units(g);
 	walk(g, install_space);
+	VAC__SYNC("all_entries_set", g->item->src);
 	if (freeze_group(g))
 		walk(g, undo_space);
 	copy_group(g, st);
+	VAC__SYNC("copied", g->item->src);
 	walk(g, publish_space);
+	VAC__SYNC("published", g->item->src);
 	finish_group(g, st);
 }
 

@@ -373,6 +373,7 @@ static int offline_locked(struct offline *o)
 	vac__add(&pool->offliners, 1);
 	for (uint32_t i = 0; i < pool->pb_per_block; i++)
 		vac__frames_isolate(pool, pb_pfn(o, i));
+	VAC__SYNC("iso_done", (uint64_t)o->id);
 	r = check_room(o);
 	if (r == 0 && !dry) {
 		set_state(o, VAC_BLOCK_EVACUATING);

@@ -122,17 +122,20 @@ static int pin_page(struct vac_space *s, uint32_t page, unsigned access, uint32_
 	if (!vac__e_present(e) || (e & need) != need)
 		return 0;
 	*pfn = vac__e_pfn(e);
+	VAC__SYNC("pin_read_pte", *pfn);
 	r = vac__w_try_pin(&vac__frame(s->pool, *pfn)->word);
 	if (r == -ENOENT)
 		return 0; /* the slot is about to change, or has */
 	if (r < 0)
 		return r;
+	VAC__SYNC("pin_counted", *pfn);
 	/* Rights may have been narrowed and widened meanwhile: only what it names matters, and
 	 * that it is still there. */
 	if (vac__ld(slot) != e) {
 		put_pin(s->pool, *pfn);
 		return 0;
 	}
+	VAC__SYNC("pin_rechecked", *pfn);
 	return 1;
 }
 
@@ -183,16 +186,19 @@ static void wait_turn(struct vac_pool *pool, uint32_t pfn)
 static void write_record(struct vac__pin_rec *r, struct vac_space *s, uintptr_t addr, size_t len,
 			 unsigned flags, const char *owner)
 {
-	uint64_t name[VAC_OWNER_MAX / 8] = {0};
 	size_t n = 0;
 
 	if (!owner)
 		owner = "?";
-	while (n < VAC_OWNER_MAX - 1 && owner[n])
-		n++;
-	memcpy(name, owner, n);
-	for (unsigned i = 0; i < VAC_OWNER_MAX / 8; i++)
-		vac__st_rlx(&r->owner[i], name[i]);
+	/* Packed in a register: bytes written to memory and read back as words would wait for the
+	 * store buffer, which costs as much as an atomic. */
+	for (unsigned i = 0; i < VAC_OWNER_MAX / 8; i++) {
+		uint64_t word = 0;
+
+		for (unsigned k = 0; k < 64 && n < VAC_OWNER_MAX - 1 && owner[n]; k += 8)
+			word |= (uint64_t)(unsigned char)owner[n++] << k;
+		vac__st_rlx(&r->owner[i], word);
+	}
 	vac__st_rlx(&r->flags, flags);
 	vac__st_rlx(&r->tid, vac__port_tid());
 	vac__st_rlx(&r->space, s->id + 1);

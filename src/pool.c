@@ -7,6 +7,7 @@
 
 #define DEFAULT_BLOCK_BYTES (UINT64_C(128) << 20)
 #define DEFAULT_MAX_BYTES (UINT64_C(64) << 30)
+#define DEFAULT_FAULT_PAGES (VAC__PB_PAGES / 32 ? VAC__PB_PAGES / 32 : 1)
 
 const struct vac__mem_ops *vac__mem_ops_override;
 
@@ -40,7 +41,7 @@ static int complete(struct vac_pool_opts *o)
 	if (o->gate_timeout_ms == 0)
 		o->gate_timeout_ms = 1000;
 	if (o->fault_bytes == 0)
-		o->fault_bytes = 64 << 10;
+		o->fault_bytes = DEFAULT_FAULT_PAGES * VAC_PAGE_BYTES;
 	if (!power_of_two(o->block_bytes) || o->block_bytes < VAC_BLOCK_BYTES_MIN ||
 	    o->block_bytes > VAC_BLOCK_BYTES_MAX)
 		return -EINVAL;

@@ -9,9 +9,6 @@
  */
 #include "internal.h"
 
-#define BLOCKERS_MAX 8192u
-#define OWNERS_MAX 16384u
-
 struct held {
 	struct vac_blocker b;
 	uint32_t first_owner; /* index into owners */
@@ -55,7 +52,7 @@ static void add_owner(struct vac_report *r, struct held *h, const struct vac__pi
 	struct vac_owner *o;
 	uint64_t now = vac__port_now_coarse();
 
-	if (r->nr_owners == OWNERS_MAX)
+	if (r->nr_owners == VAC__OWNERS_MAX)
 		return;
 	o = &r->owners[r->nr_owners++];
 	memcpy(o->owner, v->owner, sizeof(o->owner));
@@ -115,7 +112,7 @@ static void add_folio(struct vac_pool *pool, struct vac_report *r, uint32_t pfn,
 	}
 	if (!b.pins && b.refs <= b.expected_refs && !b.last_error)
 		return; /* an ordinary folio: it would leave when asked */
-	if (r->n == BLOCKERS_MAX) {
+	if (r->n == VAC__BLOCKERS_MAX) {
 		r->left_out++;
 		return;
 	}
@@ -196,8 +193,8 @@ int vac__report_make(struct vac_pool *pool, int id, const struct vac__trace *t,
 	*report = NULL;
 	if (!r)
 		return -ENOMEM;
-	r->held = vac__port_meta_reserve(sizeof(*r->held) * (BLOCKERS_MAX + 1));
-	r->owners = vac__port_meta_reserve(sizeof(*r->owners) * OWNERS_MAX);
+	r->held = vac__port_meta_reserve(sizeof(*r->held) * (VAC__BLOCKERS_MAX + 1));
+	r->owners = vac__port_meta_reserve(sizeof(*r->owners) * VAC__OWNERS_MAX);
 	if (!r->held || !r->owners) {
 		vac_report_free(r);
 		return -ENOMEM;
@@ -235,9 +232,9 @@ void vac_report_free(struct vac_report *r)
 		return;
 	VAC__ENTER();
 	if (r->held)
-		vac__port_meta_release(r->held, sizeof(*r->held) * (BLOCKERS_MAX + 1));
+		vac__port_meta_release(r->held, sizeof(*r->held) * (VAC__BLOCKERS_MAX + 1));
 	if (r->owners)
-		vac__port_meta_release(r->owners, sizeof(*r->owners) * OWNERS_MAX);
+		vac__port_meta_release(r->owners, sizeof(*r->owners) * VAC__OWNERS_MAX);
 	vac__port_meta_release(r, sizeof(*r));
 	VAC__LEAVE();
 }
@@ -315,7 +312,7 @@ int vac_report_print(const struct vac_report *r, FILE *out)
 		if (!last || strcmp(last, who) != 0)
 			fprintf(out, "%s%s%s: %llu KiB\n", *who ? "held by \"" : "", *who ? who : "",
 				*who ? "\"" : vac_blocker_class_name(b->cls),
-				(unsigned long long)h->weight * 4);
+				(unsigned long long)(h->weight * VAC_PAGE_BYTES >> 10));
 		last = who;
 		fprintf(out, "  block %d pfn %llu%s %s%s%#llx: %s, refs %u (expected %u) pins %u map %u%s%s%s%s",
 			b->block, (unsigned long long)b->pfn, b->frames == 1 ? "" : " huge",

@@ -9,8 +9,6 @@
  */
 #include "internal.h"
 
-#define VMAS_MAX (UINT32_C(1) << 20)
-
 /* ---- The array ------------------------------------------------------------------------------ */
 
 /* Index of the first VMA that ends after page. */
@@ -155,7 +153,7 @@ static struct vac_space *space_alloc(struct vac_pool *pool, const struct vac_spa
 	s->vpbs = (uint32_t)v;
 	s->pages = (uint32_t)(v * VAC__PB_PAGES);
 	memcpy(s->name, o->name, strlen(o->name) + 1);
-	s->cap_vmas = s->pages + 4 < VMAS_MAX ? s->pages + 4 : VMAS_MAX;
+	s->cap_vmas = s->pages + 4 < VAC__VMAS_MAX ? s->pages + 4 : VAC__VMAS_MAX;
 	s->pmd = vac__port_meta_reserve(v * sizeof(*s->pmd));
 	s->pte = vac__port_meta_reserve(v * VAC__PB_PAGES * sizeof(*s->pte));
 	s->ptl = vac__port_meta_reserve(v * sizeof(*s->ptl));
@@ -179,10 +177,6 @@ static int space_create(struct vac_pool *pool, const struct vac_space_opts *o,
 
 	if (!s)
 		return -ENOMEM;
-	if (!vac__port_vma_charge(2, false)) {
-		space_free(s);
-		return -ENOMEM;
-	}
 	vac__lock(&pool->spaces_lock, VAC__RANK_SPACE);
 	for (id = 0; id < VAC__MAX_SPACES && vac__ld_rlx(&pool->spaces[id]); id++)
 		;
@@ -204,7 +198,6 @@ static int space_create(struct vac_pool *pool, const struct vac_space_opts *o,
 	return 0;
 fail:
 	vac__unlock(&pool->spaces_lock, VAC__RANK_SPACE);
-	vac__port_vma_charge(-2, true);
 	space_free(s);
 	return r;
 }
@@ -268,7 +261,6 @@ static int space_destroy(struct vac_space *s)
 	vac__unlock(&pool->spaces_lock, VAC__RANK_SPACE);
 	vac__sub(&pool->nr_spaces, 1);
 	pool->mem->space_release(pool->mem_ctx, s->base, vac_space_bytes(s));
-	vac__port_vma_charge(-2, true);
 	space_free(s);
 	return 0;
 }
@@ -382,7 +374,7 @@ static int change_begin(struct vac_space *s, struct change *c)
 		vac__wrunlock(&s->lock, VAC__RANK_SPACE);
 		if (r == -EAGAIN && pfn != VAC__NO_PFN)
 			vac__folio_wait(pool, pfn, ticket);
-		else if (r == -EBUSY &&
+		else if (r == -EBUSY && vac__port_now() < c->deadline_ns &&
 			 vac__event_wait(&pool->progress, seen, c->deadline_ns) == 0)
 			r = -EAGAIN;
 		vac__sub(&pool->offliners, 1);
@@ -479,11 +471,8 @@ static int map(struct vac_space *s, uint32_t first, uint32_t pages, bool fixed, 
 		vma_merge_around(s, first, v.end);
 	}
 	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
-	if (r == 0 && (flags & VAC_MAP_POPULATE) && prot) {
-		r = populate(s, first, first + pages);
-		if (r < 0)
-			drop(s, first, first + pages, true);
-	}
+	if (r == 0 && (flags & VAC_MAP_POPULATE) && prot)
+		populate(s, first, first + pages);
 	*at = first;
 	return r;
 }

@@ -2,9 +2,9 @@
 /*
  * The SIGSEGV guard: a touch that the host refuses reaches the engine in the thread that made it.
  *
- * One handler for the process, installed when the first pool opens, and a registry of the ranges
- * that belong to spaces. A fault in none of them, one that the engine disowns, and every fault in a
- * child of fork() go to the handler that was there before, as if we were not.
+ * One handler for the process, installed when a pool opens and it is not there, and a registry of
+ * the ranges that belong to spaces. A fault in none of them, one that the engine disowns, and every
+ * fault in a child of fork() go to the handler that was there before, as if we were not.
  *
  * Invariants:
  *  - the handler path takes no lock of libc, allocates nothing and prints nothing; errno is saved;
@@ -183,9 +183,26 @@ struct host_action {
 	uint64_t mask;
 };
 
-static struct sigaction before;  /* constant once installed */
-static _Atomic bool before_gone; /* it was good for one time only (SA_RESETHAND), and has run */
-static bool installed;           /* guarded by lock */
+/*
+ * The handlers that ours has been put on top of, oldest first: mostly one. A second is there when the
+ * program has installed one of its own later, and then opened a pool. That one may in turn call the
+ * one it had found, which is ours: it then is the turn of the next older.
+ */
+#define BEFORE_MAX 8
+struct previous {
+	struct sigaction a; /* constant once counted, but see remember() */
+	_Atomic bool gone;  /* it was good for one time only (SA_RESETHAND), and has run */
+};
+static struct previous before[BEFORE_MAX];
+static _Atomic unsigned nr_before; /* changed under lock */
+
+/* The chain that this thread is in, to know when it comes back to us: the same signal frame again,
+ * deeper in the stack. (A chain that was left by a jump stays here; another signal may have its
+ * frame in the same place, but is then handled at the same depth.) */
+static _Thread_local struct {
+	const void *uc, *frame;
+	unsigned older; /* how many handlers are older than the one that was called */
+} chaining;
 
 static void set_default(int sig)
 {
@@ -214,31 +231,41 @@ static void die(int sig, siginfo_t *info)
 	queue(sig, info);
 }
 
-static void chain(int sig, siginfo_t *info, ucontext_t *uc)
+static void chain(int sig, siginfo_t *info, ucontext_t *uc, const void *frame)
 {
 	bool sync = info->si_code > 0; /* a fault of this thread, not a kill() */
-	void (*fn)(int) = before.sa_handler;
+	unsigned n = atomic_load_explicit(&nr_before, memory_order_acquire);
+	struct previous *p = NULL;
+	void (*fn)(int) = SIG_DFL;
 	uint64_t mask, more;
 
-	if (fn != SIG_DFL && fn != SIG_IGN && before.sa_flags & (int)SA_RESETHAND &&
-	    atomic_exchange(&before_gone, true))
-		fn = SIG_DFL;
+	if (chaining.uc == uc && (uintptr_t)frame < (uintptr_t)chaining.frame)
+		n = chaining.older;
+	if (n) {
+		p = &before[n - 1];
+		fn = p->a.sa_handler;
+	}
 	if (fn == SIG_IGN && !sync)
 		return;
-	if (fn == SIG_DFL || fn == SIG_IGN) {
+	if (fn == SIG_DFL || fn == SIG_IGN ||
+	    (p->a.sa_flags & (int)SA_RESETHAND && atomic_exchange(&p->gone, true))) {
 		die(sig, info);
 		return;
 	}
+	chaining.uc = uc;
+	chaining.frame = frame;
+	chaining.older = n - 1;
 	memcpy(&mask, &uc->uc_sigmask, sizeof(mask));
-	memcpy(&more, &before.sa_mask, sizeof(more));
+	memcpy(&more, &p->a.sa_mask, sizeof(more));
 	mask |= more;
-	if (!(before.sa_flags & SA_NODEFER))
+	if (!(p->a.sa_flags & SA_NODEFER))
 		mask |= (uint64_t)1 << (sig - 1);
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof(mask));
-	if (before.sa_flags & SA_SIGINFO)
-		before.sa_sigaction(sig, info, uc);
+	if (p->a.sa_flags & SA_SIGINFO)
+		p->a.sa_sigaction(sig, info, uc);
 	else
 		fn(sig);
+	chaining.uc = NULL;
 }
 
 /*
@@ -287,34 +314,53 @@ static void on_segv(int sig, siginfo_t *info, void *arg)
 		no_memory(info, uc);
 	errno = saved;
 	if (r != 0 && r != -ENOMEM)
-		chain(sig, info, uc);
+		chain(sig, info, uc, __builtin_frame_address(0));
+}
+
+/* Under lock. One that is known already has come back: those above it have been taken away. */
+static void remember(const struct sigaction *a)
+{
+	unsigned n = atomic_load_explicit(&nr_before, memory_order_relaxed), i = 0;
+
+	while (i < n &&
+	       (before[i].a.sa_handler != a->sa_handler || before[i].a.sa_flags != a->sa_flags))
+		i++;
+	if (i == BEFORE_MAX)
+		i--;
+	before[i].a = *a;
+	atomic_store_explicit(&before[i].gone, false, memory_order_relaxed);
+	atomic_store_explicit(&nr_before, i + 1, memory_order_release);
 }
 
 /*
- * libc installs it first, so that the restorer (and under a sanitizer, the wrapper) is right, then
- * its mask is made full in the kernel: libc leaves its own two signals out of any sigset, and one
- * of them may cancel the thread in the middle of the engine.
+ * Whoever opens a pool wants its faults served, so a handler that has been put in our place since
+ * the last time (a test framework does so for each test) is put behind us now.
+ *
+ * libc installs ours, so that the restorer (and under a sanitizer, the wrapper) is right; then its
+ * mask is made full in the kernel: libc leaves its own two signals out of any sigset, and one of them
+ * may cancel the thread in the middle of the engine.
  */
 int vac__guard_install(void)
 {
-	struct sigaction a;
+	struct sigaction a, old;
 	struct host_action h;
 	int r = 0;
 
+	memset(&a, 0, sizeof(a));
+	a.sa_sigaction = on_segv;
+	a.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
+	sigfillset(&a.sa_mask);
 	vac__flock_lock(&lock);
-	if (!installed) {
-		memset(&a, 0, sizeof(a));
-		a.sa_sigaction = on_segv;
-		a.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
-		sigfillset(&a.sa_mask);
-		/* Known before the first fault can need it. */
-		if (sigaction(SIGSEGV, NULL, &before) || sigaction(SIGSEGV, &a, NULL)) {
+	if (sigaction(SIGSEGV, NULL, &old)) {
+		r = -errno;
+	} else if (old.sa_sigaction != on_segv) {
+		remember(&old); /* before the first fault can need it */
+		if (sigaction(SIGSEGV, &a, NULL)) {
 			r = -errno;
 		} else if (!syscall(SYS_rt_sigaction, SIGSEGV, NULL, &h, sizeof(h.mask))) {
 			h.mask = ~(uint64_t)0;
 			syscall(SYS_rt_sigaction, SIGSEGV, &h, NULL, sizeof(h.mask));
 		}
-		installed = !r;
 	}
 	vac__flock_unlock(&lock);
 	return r;

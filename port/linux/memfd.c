@@ -151,7 +151,7 @@ static int populate_base(const struct vac__backing *b, size_t off)
  * one kills; so the risk is confined to the first page, for which room.c vouches.
  *
  * Measured, a pageblock of 2 MiB (memory the hypervisor already backs; else five times as much):
- * 356 us in this way, 725-1270 us by MADV_POPULATE_WRITE of 512 pages; the check of room: 5 us.
+ * 356 us in this way, 725-1270 us by MADV_POPULATE_WRITE of 512 pages; the check of room: 4 us.
  */
 int vac__block_populate(void *arg, struct vac__backing *b, size_t off)
 {

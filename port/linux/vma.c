@@ -108,6 +108,7 @@ void vac__vma_refill(void)
 {
 	void *p;
 
+	vac__port_vma_charge(0, true); /* the set-up takes the lock */
 	vac__flock_lock(&lock);
 	if (!spare_base && !vac__sys_mmap(NULL, (2 * SPARES + 1) * VAC_PAGE_BYTES, PROT_NONE,
 					  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, &p)) {

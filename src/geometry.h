@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Sizes. The simulator builds the same engine with small ones: a pageblock of 8 pages of 64 bytes is
+ * copied in no time, fills up quickly, and has every border case of a large one.
+ */
+#ifndef VAC_GEOMETRY_H
+#define VAC_GEOMETRY_H
+
+#ifdef VAC_SIM
+#define VAC__PAGE_SHIFT 6
+#define VAC__PB_ORDER 3
+#define VAC_PAGE_BYTES ((size_t)1 << VAC__PAGE_SHIFT)
+#define VAC_PAGEBLOCK_BYTES (VAC_PAGE_BYTES << VAC__PB_ORDER)
+#define VAC_BLOCK_BYTES_MIN ((uint64_t)VAC_PAGEBLOCK_BYTES)
+#define VAC__MAX_SPACES 8u
+#define VAC__MAX_BLOCKS 16u
+#define VAC__VMAS_MAX 64u
+#define VAC__LEDGER_MAX 256u
+#define VAC__LEDGER_GROW 4u
+#define VAC__STACKS_MAX 8u
+#define VAC__BUCKETS 4u
+#define VAC__TRACE 16u
+#define VAC__BLOCKERS_MAX 32u
+#define VAC__OWNERS_MAX 64u
+#else
+#define VAC__PAGE_SHIFT 12
+#define VAC__PB_ORDER 9
+#define VAC__MAX_SPACES 4096u
+#define VAC__MAX_BLOCKS 65536u
+#define VAC__VMAS_MAX (UINT32_C(1) << 20)
+#define VAC__LEDGER_MAX (UINT32_C(1) << 20)
+#define VAC__LEDGER_GROW 64u
+#define VAC__STACKS_MAX 4096u
+#define VAC__BUCKETS 256u
+#define VAC__TRACE 256u
+#define VAC__BLOCKERS_MAX 8192u
+#define VAC__OWNERS_MAX 16384u
+#endif
+
+#define VAC__PB_PAGES (1u << VAC__PB_ORDER)
+#define VAC__PB_SHIFT (VAC__PAGE_SHIFT + VAC__PB_ORDER)
+#define VAC__NO_PFN UINT32_MAX
+
+#endif /* VAC_GEOMETRY_H */
