@@ -6,6 +6,7 @@
 #	make demo         install what is missing, build, run the demonstration
 #	make test         install what is missing, then everything: see scripts/runtests
 #	make test-normal  one variant of that: normal asan tsan clang package (test-quick = normal)
+#	make mutants      the simulator against every known mistake, put back
 #	make bench        run the measurements
 #	make man          the manual pages, into build/man
 #	make install      into $(DESTDIR)$(PREFIX)
@@ -45,7 +46,11 @@ CLI_SRC  := $(wildcard cli/*.c bench/*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
 UTIL_SRC := $(wildcard tests/util*.c)
 
-FORMATTED := $(wildcard $(foreach d,include src port port/linux cli bench tests,$d/*.c $d/*.h))
+# The simulator: the engine again, over another port, with small sizes and lock ranks checked.
+SIM_SRC  := $(wildcard src/*.c port/sim/*.c sim/*.c)
+
+FORMATTED := $(wildcard $(foreach d,include src port port/linux port/sim sim cli bench tests,$d/*.c \
+	$d/*.h))
 
 VERSION := $(shell sed -n 's/^.define VAC_VERSION "\(.*\)"/\1/p' include/vacate.h)
 SONAME  := libvacate.so.0
@@ -89,6 +94,8 @@ FLAGS_cli   = -Iinclude -I. -D_GNU_SOURCE $(CLI_INC)
 FLAGS_bench = $(FLAGS_cli)
 FLAGS_tests = -Iinclude -Isrc -I. -D_GNU_SOURCE $(TEST_INC)
 
+FLAGS_sim   = -Iinclude -Isrc -I. -D_GNU_SOURCE $(CLI_INC)
+
 # now: nothing is left to be resolved inside the fault handler. -rdynamic: reports can name the
 # functions of a stack.
 LINK = $(CC) -pthread $(SANFLAGS) -Wl,-z,now $(CFLAGS) $(LDFLAGS)
@@ -111,7 +118,7 @@ pkg  = $(if $(shell pkg-config --exists $2 && echo y),$(shell pkg-config $1 $2),
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .SUFFIXES:
 .DELETE_ON_ERROR:
-.PHONY: all tests demo test test-quick bench man install format format-check clean FORCE
+.PHONY: all tests demo test test-quick mutants bench man install format format-check clean FORCE
 
 Q   := $(if $(filter 1,$(V)),,@)
 SAY := $(if $(Q),$(if $(findstring s,$(firstword -$(MAKEFLAGS))),,y))
@@ -119,15 +126,22 @@ say  = $(if $(SAY),@printf '  %-6s %s\n' $1 $@)
 
 LIB_OBJ   := $(LIB_SRC:%.c=$B/obj/%.o)
 CLI_OBJ   := $(CLI_SRC:%.c=$B/obj/%.o)
+SIM_OBJ   := $(SIM_SRC:%.c=$B/sim/%.o)
 DEBUG_OBJ := $(LIB_SRC:%.c=$B/debug/%.o)
 TEST_OBJ  := $(TEST_SRC:%.c=$B/debug/%.o)
 UTIL_OBJ  := $(UTIL_SRC:%.c=$B/debug/%.o) $B/debug/line_buffered.o
 TESTS     := $(TEST_SRC:%.c=$B/%)
-OBJ       := $(LIB_OBJ) $(CLI_OBJ) $(DEBUG_OBJ) $(TEST_OBJ) $(UTIL_OBJ)
+OBJ       := $(LIB_OBJ) $(CLI_OBJ) $(SIM_OBJ) $(DEBUG_OBJ) $(TEST_OBJ) $(UTIL_OBJ)
 
 all: $B/vacate $B/libvacate.a $B/libvacate.so $B/vacate.pc
 
-$B/vacate: $(CLI_OBJ) $B/libvacate.a
+# Two engines in one program: all names of the simulator's but the explorer's become local to it.
+$B/sim.o: $(SIM_OBJ)
+	$(call say,LINK)
+	$Q$(CC) -r -nostdlib -o $@.all $(SIM_OBJ)
+	$Qobjcopy --keep-global-symbol=vac_sim_main --keep-global-symbol=vac_sim_explore $@.all $@
+
+$B/vacate: $(CLI_OBJ) $B/sim.o $B/libvacate.a
 	$(call say,LINK)
 	$Q$(LINK) -rdynamic -o $@ $^ $(CLI_LIBS)
 
@@ -160,6 +174,12 @@ $(LIB_OBJ) $(CLI_OBJ): $B/obj/%.o: %.c $B/flags
 	$(call say,CC)
 	@mkdir -p $(@D)
 	$Q$(COMPILE) -c -o $@ $<
+
+# The simulator's threads are its own and switch stacks themselves: no sanitizer follows them.
+$(SIM_OBJ): $B/sim/%.o: %.c $B/flags
+	$(call say,CC)
+	@mkdir -p $(@D)
+	$Q$(filter-out $(SANFLAGS),$(COMPILE)) -DVAC_SIM -DVAC_DEBUG -c -o $@ $<
 
 $(DEBUG_OBJ) $(TEST_OBJ) $(UTIL_SRC:%.c=$B/debug/%.o): $B/debug/%.o: %.c $B/flags
 	$(call say,CC)
@@ -203,6 +223,10 @@ test-%:
 	@$(RUNTESTS) $*
 
 RUNTESTS = CC='$(CC)' WERROR='$(WERROR)' scripts/runtests
+
+# The mutants: each known mistake, put back into a copy, must be found.
+mutants: all
+	scripts/mutants all
 
 bench: all
 	$B/vacate bench $(BENCH_FLAGS)

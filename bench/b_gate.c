@@ -27,7 +27,7 @@
 #include "bench/rig.h"
 #include "cli/dio.h"
 
-#define DEPTH 4
+#define DEPTH 16
 #define READ_BYTES ((size_t)1 << 20)
 #define LOOK_NS (100 * 1000000)
 #define UNGATED_MS 250
@@ -44,8 +44,8 @@ struct reads {
 	struct dio_req req[DEPTH];
 	uint64_t submitted_ns[DEPTH];
 	sem_t free_slots;
-	atomic_uint busy; /* a bit a slot */
-	atomic_bool stop;
+	atomic_uint busy;          /* a bit a slot */
+	atomic_bool stop, drained; /* no more reads; and none will come */
 	atomic_int err;
 	_Atomic uint64_t done, total_ns;
 	pthread_t submitter, reaper;
@@ -92,12 +92,12 @@ static void *submit(void *arg)
 	return NULL;
 }
 
-/* Ends when it has been told to stop and nothing is in flight. */
+/* Ends when no more reads come and none is in flight. */
 static void *reap(void *arg)
 {
 	struct reads *d = arg;
 
-	while (!atomic_load(&d->stop) || atomic_load(&d->busy)) {
+	while (!atomic_load(&d->drained) || atomic_load(&d->busy)) {
 		struct dio_req *r = dio_wait(d->q, 50);
 		size_t i;
 
@@ -124,7 +124,7 @@ static int start_reads(struct reads *d)
 	r = -pthread_create(&d->submitter, NULL, submit, d);
 	if (r == 0)
 		return 0;
-	atomic_store(&d->stop, true);
+	atomic_store(&d->drained, true);
 	pthread_join(d->reaper, NULL);
 	return bench_fail(d->env, "starting a thread", r);
 }
@@ -134,6 +134,7 @@ static int stop_reads(struct reads *d)
 	atomic_store(&d->stop, true);
 	sem_post(&d->free_slots); /* not a slot, but the submitter may sleep */
 	pthread_join(d->submitter, NULL);
+	atomic_store(&d->drained, true);
 	pthread_join(d->reaper, NULL);
 	return atomic_load(&d->err) ? bench_fail(d->env, "reading", atomic_load(&d->err)) : 0;
 }
@@ -192,7 +193,7 @@ static int measure(struct reads *d)
 	unsigned ended = 0;
 	int r;
 
-	res = bench_result(env, "gate", "us", BENCH_LESS, "one read of 1 MiB, 4 in flight");
+	res = bench_result(env, "gate", "us", BENCH_LESS, "one read of 1 MiB, 16 in flight");
 	for (int run = -1; run < (int)env->runs; run++) {
 		bench_run_begins(env, "gate", run);
 		if (rig_warm(&d->rig, VAC_PAGEBLOCK_BYTES) < 0)

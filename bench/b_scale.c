@@ -69,11 +69,10 @@ static int compare(struct bench_env *env, const char *name, struct scale_pool *p
 	return rig_verify(&p->rig, p->mem, p->bytes, env->tiny ? 1 : 61);
 }
 
-/* The other pool of 1 GiB, a margin for what else runs, and the peer's memory. */
+/* The pool, and a margin for what else runs. */
 static bool has_room(struct bench_env *env, const char *name, uint64_t bytes)
 {
-	uint64_t need = bytes + GIB + GIB / 2;
-	uint64_t have = host_kib_line("/proc/meminfo", "MemAvailable");
+	uint64_t need = bytes + GIB / 2, have = host_available();
 
 	if (have >= need)
 		return true;

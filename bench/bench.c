@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/host.h"
 #include "bench/machine.h"
 #include "cli/cmd.h"
 #include "cli/opt.h"
@@ -22,21 +23,25 @@
 static const struct bench {
 	const char *name;
 	int (*run)(struct bench_env *env);
+	unsigned mib, tiny_mib; /* memory that it takes; 0: it looks for itself */
 	const char *what;
 } benches[] = {
-	{"offline_huge", bench_offline_huge, "take away a block full of huge folios"},
-	{"offline_base_run", bench_offline_base_run, "the same, base folios side by side"},
-	{"offline_base_single", bench_offline_base_single,
-	 "the same, base folios that stand alone"},
-	{"writer_wait", bench_writer_wait, "how long a writer waits while its block is taken away"},
-	{"reader_wait", bench_reader_wait, "how long a reader does"},
-	{"pin", bench_pin, "pin and unpin one base page"},
-	{"first_touch", bench_first_touch, "fill new memory by touching it"},
-	{"fault_in", bench_fault_in, "touch new base pages one by one"},
-	{"storm", bench_storm, "offline while 1 to 64 threads hammer the pages; 10,000 waiters"},
-	{"gate", bench_gate, "offline under direct reads that never end"},
-	{"cost", bench_cost, "metadata of a frame"},
-	{"scale", bench_scale, "offline in pools of 1, 4 and 16 GiB"},
+	{"offline_huge", bench_offline_huge, 640, 128, "take away a block full of huge folios"},
+	{"offline_base_run", bench_offline_base_run, 640, 128,
+	 "the same with base folios side by side"},
+	{"offline_base_single", bench_offline_base_single, 640, 128,
+	 "the same with base folios that stand alone"},
+	{"writer_wait", bench_writer_wait, 256, 128,
+	 "how long a writer waits while its block is taken away"},
+	{"reader_wait", bench_reader_wait, 256, 128, "how long a reader does"},
+	{"pin", bench_pin, 64, 64, "pin and unpin one base page"},
+	{"first_touch", bench_first_touch, 640, 128, "fill new memory by touching it"},
+	{"fault_in", bench_fault_in, 256, 128, "touch new base pages one by one"},
+	{"storm", bench_storm, 1024, 192,
+	 "64 threads at the pages of a block that leaves; 10,000 waiters on a folio"},
+	{"gate", bench_gate, 256, 128, "take a block away under direct reads that never end"},
+	{"cost", bench_cost, 384, 128, "metadata of a frame"},
+	{"scale", bench_scale, 0, 0, "the same in pools of 1, 4 and 16 GiB"},
 };
 
 #define BENCHES (sizeof(benches) / sizeof(benches[0]))
@@ -219,10 +224,17 @@ static int print_json(const struct bench_env *env)
 	return out_json(j);
 }
 
-/* Three significant digits, as a measurement deserves. */
+/* Three significant digits, as a measurement deserves; counts as they are. */
 static void number(char *buf, size_t bytes, double v)
 {
-	snprintf(buf, bytes, "%.*f", v < 1 ? 3 : v < 10 ? 2 : v < 100 ? 1 : 0, v);
+	double below = v < 0 ? -v : v;
+
+	if (below < 1e15 && v == (double)(long long)v)
+		snprintf(buf, bytes, "%lld", (long long)v);
+	else if (below < 0.01)
+		snprintf(buf, bytes, "%.2g", v);
+	else
+		snprintf(buf, bytes, "%.*f", below < 1 ? 3 : below < 10 ? 2 : below < 100, v);
 }
 
 static void print_extras(const struct bench_result *res)
@@ -331,12 +343,23 @@ static int unknown(const char *name)
 	return opt_error(&ctx, "there is no measurement '%s'; there are: %s", name, names);
 }
 
+static bool has_room(struct bench_env *env, const struct bench *b)
+{
+	uint64_t need = (env->tiny ? b->tiny_mib : b->mib) * MIB, have = host_available();
+
+	if (have >= need)
+		return true;
+	bench_skip(env, b->name, "it needs %llu MiB of memory, %llu are available",
+		   (unsigned long long)(need / MIB), (unsigned long long)(have / MIB));
+	return false;
+}
+
 static int run_all(struct bench_env *env, const bool *wanted, bool json)
 {
 	int err;
 
 	for (size_t i = 0; i < BENCHES; i++) {
-		if (!wanted[i])
+		if (!wanted[i] || !has_room(env, &benches[i]))
 			continue;
 		env->bench = benches[i].name;
 		if (benches[i].run(env) < 0) {

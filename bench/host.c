@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "cli/memcg.h"
 #include "vacate.h"
 
 /* Linux 6.1, 5.14 */
@@ -89,6 +90,17 @@ void host_anon_free(char *mem, uint64_t bytes)
 {
 	if (mem)
 		munmap(mem, bytes);
+}
+
+uint64_t host_available(void)
+{
+	uint64_t have = host_kib_line("/proc/meminfo", "MemAvailable"), cg;
+	struct memcg memcg;
+
+	memcg_find(&memcg);
+	if (memcg_room(&memcg, &cg) == 0 && cg < have)
+		have = cg;
+	return have;
 }
 
 uint64_t host_kib_line(const char *path, const char *key)

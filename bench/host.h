@@ -25,6 +25,9 @@ void host_buf_close(struct host_buf *b);
 char *host_anon(const struct bench_env *env, uint64_t bytes, enum host_pages pages);
 void host_anon_free(char *mem, uint64_t bytes);
 
+/* Memory that this process may still get: of the system, and of its memory cgroups. */
+uint64_t host_available(void);
+
 /* A number from a file of "Key:   number kB" lines, in bytes; 0 if it is not there. */
 uint64_t host_kib_line(const char *path, const char *key);
 

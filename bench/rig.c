@@ -56,8 +56,11 @@ static uint64_t pattern(uint64_t word)
 int rig_fill(struct rig *rig, uint64_t bytes, unsigned flags, uint64_t **mem)
 {
 	void *p;
-	int r = vac_map(rig->space, NULL, bytes, VAC_PROT_READ | VAC_PROT_WRITE, flags, &p);
+	int r;
 
+	/* Where memory runs out this is an error, and a touch would be a SIGBUS. */
+	r = vac_map(rig->space, NULL, bytes, VAC_PROT_READ | VAC_PROT_WRITE,
+		    flags | VAC_MAP_POPULATE, &p);
 	if (r < 0)
 		return bench_fail(rig->env, "mapping memory", r);
 	*mem = p;

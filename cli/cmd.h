@@ -22,6 +22,7 @@ enum cmd_exit {
 
 int cmd_demo(int argc, char **argv);
 int cmd_stress(int argc, char **argv);
+int cmd_sim(int argc, char **argv);
 int cmd_bench(int argc, char **argv); /* bench/bench.c */
 
 #endif

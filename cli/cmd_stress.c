@@ -34,7 +34,7 @@
 #define TIME_MAX_NS 50000000000u /* of one wait or hold: must not look like a hang */
 #define WARM_NS 500000000u
 #define REPORTS_MAX 64  /* failed offlines whose blockers are kept for the output */
-#define BLOCKERS_MAX 16 /* of each of them */
+#define BLOCKERS_MAX 4  /* of each of them */
 #define FAILED_SHOWN 10
 
 static const struct opt_ctx ctx = {"stress"};

@@ -16,6 +16,7 @@ struct verb {
 static const struct verb verbs[] = {
 	{"demo", cmd_demo, "take every block away from a live workload on real files"},
 	{"stress", cmd_stress, "the same as a tool: workloads, sizes, rate, duration, seed"},
+	{"sim", cmd_sim, "the engine under a deterministic simulator: every schedule a seed"},
 	{"bench", cmd_bench, "the measurements, each beside its peer"},
 };
 

@@ -212,9 +212,8 @@ static void unmap_rest(struct round *r)
 
 static uint64_t round_of(struct wl_worker *w, unsigned char *state, uint64_t max_pages)
 {
-	struct vac_space *space = w->run->space;
 	struct round r = {.w = w, .state = state};
-	unsigned flags = wl_below(w, 2) ? VAC_MAP_POPULATE : VAC_MAP_POPULATE | VAC_MAP_NOHUGE;
+	unsigned flags = wl_below(w, 2) ? 0 : VAC_MAP_NOHUGE;
 	uint64_t checked, steps;
 	void *base;
 	int err;
@@ -225,10 +224,7 @@ static uint64_t round_of(struct wl_worker *w, unsigned char *state, uint64_t max
 		r.pages = max_pages;
 	r.salt = wl_random(w);
 	wl_doing(w, "mapping", NULL);
-	err = answer(
-		&r,
-		vac_map(space, NULL, r.pages * PAGE, VAC_PROT_READ | VAC_PROT_WRITE, flags, &base),
-		"map");
+	err = answer(&r, wl_map_now(w->run, r.pages * PAGE, flags, &base), "map");
 	if (err) {
 		struct map_group *d = w->group->data;
 

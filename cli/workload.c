@@ -425,6 +425,18 @@ uint64_t wl_checked(struct wl_run *run)
 	return n;
 }
 
+int wl_map_now(struct wl_run *run, uint64_t bytes, unsigned flags, void **mem)
+{
+	int err = vac_map(run->space, NULL, bytes, VAC_PROT_READ | VAC_PROT_WRITE, flags, mem);
+
+	if (err)
+		return err;
+	err = vac_advise(run->space, *mem, bytes, VAC_ADV_WILLNEED);
+	if (err)
+		vac_unmap(run->space, *mem, bytes);
+	return err;
+}
+
 void *wl_map_filled(struct wl_run *run, uint64_t *bytes, unsigned flags, const char *for_what,
 		    int *err)
 {
@@ -432,8 +444,7 @@ void *wl_map_filled(struct wl_run *run, uint64_t *bytes, unsigned flags, const c
 	void *mem = NULL;
 
 	*bytes = (*bytes + VAC_PAGE_BYTES - 1) / VAC_PAGE_BYTES * VAC_PAGE_BYTES;
-	*err = vac_map(run->space, NULL, *bytes, VAC_PROT_READ | VAC_PROT_WRITE,
-		       flags | VAC_MAP_POPULATE, &mem);
+	*err = wl_map_now(run, *bytes, flags, &mem);
 	if (!*err)
 		return mem;
 	out_error("cannot map %s of pool memory for %s: %s", size_text(*bytes, size, sizeof(size)),

@@ -226,8 +226,10 @@ static inline uint64_t wl_below(struct wl_worker *w, uint64_t n)
 	return (uint64_t)(((unsigned __int128)wl_random(w) * n) >> 64);
 }
 
-/* Map bytes of the space and fill them in, so that no later touch needs memory. Rounds *bytes up to
- * pages. NULL: a message was printed, *err is set. */
+/* Map bytes of the space and fill all of them in, so that no later touch needs memory (one that
+ * finds none could only end the thread). 0, or a negative errno value: nothing is mapped. */
+int wl_map_now(struct wl_run *run, uint64_t bytes, unsigned flags, void **mem);
+/* The same, with *bytes rounded up to pages. NULL: a message was printed, *err is set. */
 void *wl_map_filled(struct wl_run *run, uint64_t *bytes, unsigned flags, const char *for_what,
 		    int *err);
 

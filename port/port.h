@@ -144,13 +144,16 @@ struct vac__mem_ops {
 	 * host mappings more than before; needs none if [addr, addr+bytes) was prepared by leave. */
 	int (*map)(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size_t off,
 		   unsigned prot);
-	/* Change rights of present pages. */
+	/* Change rights of present pages. Fails only for want of a host mapping, so not where both
+	 * ends of the range are borders of host mappings already. */
 	int (*protect)(void *ctx, void *addr, size_t bytes, unsigned prot);
 	/* The run is about to be replaced: stop writers (readers go on), and split host mappings at
 	 * both ends, so that a map of exactly this range cannot fail for want of them. When it
-	 * answers, no CPU holds a writable translation any more. prot: rights the pages have now. */
+	 * answers, no CPU holds a writable translation any more. prot: rights the pages have now;
+	 * 0: make the splits only and leave the rights as they are. */
 	int (*leave)(void *ctx, void *addr, size_t bytes, unsigned prot);
-	/* The run does not leave after all: its former rights again. Cannot fail. */
+	/* The run does not leave after all: its former rights again (0: those it has), and joined
+	 * with its neighbours where it can be. Cannot fail. */
 	void (*stay)(void *ctx, void *addr, size_t bytes, unsigned prot);
 	/* Back to the bare reservation. */
 	int (*unmap)(void *ctx, void *addr, size_t bytes);

@@ -132,6 +132,38 @@ static void note_wait(struct offline *o, const struct vac__pin_view *v, uint64_t
 	memcpy(o->res.waited_for, v->owner, sizeof(o->res.waited_for));
 }
 
+/* No pageblock is free for a huge folio, but frames are: divide it, the next pass moves the parts. */
+static void split_instead(struct offline *o, uint32_t pfn)
+{
+	vac__folio_lock(o->pool, pfn);
+	if (vac__split(o->pool, pfn) == 0)
+		o->moved++; /* progress: the next pass finds something else */
+	vac__folio_unlock(o->pool, pfn);
+}
+
+/* Move items[0..n), which have no pins; what does not move is divided or put back, and noted. */
+static void move(struct offline *o, struct vac__mig_item *items, unsigned n)
+{
+	struct vac_pool *pool = o->pool;
+
+	vac__migrate(pool, items, n, VAC__MIG_ASYNC, &o->st);
+	for (unsigned i = 0; i < n; i++) {
+		struct vac__mig_item *it = &items[i];
+
+		if (it->err == -EAGAIN) /* locked by another: wait for it, alone */
+			vac__migrate(pool, it, 1, VAC__MIG_SYNC, &o->st);
+		if (it->err == 0) {
+			o->moved++;
+			continue;
+		}
+		note_failure(o, it->src, it->err);
+		if (it->err == -ENOMEM && it->huge)
+			split_instead(o, it->src);
+		vac__folio_putback(pool, it->src);
+	}
+	tell(o, false);
+}
+
 /* Move those of items[0..n) that have no pins now; answers how many are left, at the front. */
 static unsigned move_ready(struct offline *o, struct vac__mig_item *items, unsigned n)
 {
@@ -145,16 +177,7 @@ static unsigned move_ready(struct offline *o, struct vac__mig_item *items, unsig
 		items[i] = items[left];
 		items[left++] = t;
 	}
-	vac__migrate(o->pool, items + left, n - left, VAC__MIG_ASYNC, &o->st);
-	for (unsigned i = left; i < n; i++) {
-		if (items[i].err == 0) {
-			o->moved++;
-			continue;
-		}
-		note_failure(o, items[i].src, items[i].err);
-		vac__folio_putback(o->pool, items[i].src);
-	}
-	tell(o, false);
+	move(o, items + left, n - left);
 	return left;
 }
 
@@ -213,55 +236,13 @@ static unsigned pick(struct offline *o, uint32_t pfn, struct vac__mig_item *item
 	return n;
 }
 
-/* No pageblock is free for a huge folio, but frames are: divide it, the next pass moves the parts. */
-static void split_instead(struct offline *o, uint32_t pfn)
-{
-	vac__folio_lock(o->pool, pfn);
-	if (vac__split(o->pool, pfn) == 0)
-		o->moved++; /* progress: the next pass finds something else */
-	vac__folio_unlock(o->pool, pfn);
-}
-
 static void evacuate_pageblock(struct offline *o, uint32_t pfn)
 {
 	struct vac_pool *pool = o->pool;
 	struct vac__mig_item *items = pool->batch;
-	unsigned n = pick(o, pfn, items), held = 0;
+	unsigned n = move_ready(o, items, pick(o, pfn, items)), held = 0;
 
-	/* The pinned ones to the front. */
-	for (unsigned i = 0; i < n; i++) {
-		struct vac__mig_item t = items[i];
-
-		if (pins_of(o, t.src) == 0)
-			continue;
-		items[i] = items[held];
-		items[held++] = t;
-	}
-	vac__migrate(pool, items + held, n - held, VAC__MIG_ASYNC, &o->st);
-	for (unsigned i = held; i < n; i++) {
-		struct vac__mig_item *it = &items[i];
-
-		if (it->err == 0) {
-			o->moved++;
-			continue;
-		}
-		if (it->err == -EAGAIN) /* locked by another: wait for it, alone */
-			vac__migrate(pool, it, 1, VAC__MIG_SYNC, &o->st);
-		if (it->err == 0) {
-			o->moved++;
-			continue;
-		}
-		note_failure(o, it->src, it->err);
-		if (it->err == -ENOMEM && it->huge)
-			split_instead(o, it->src);
-		vac__folio_putback(pool, it->src);
-	}
-	tell(o, false);
-	if (held == 0)
-		return;
 	/* Those that are not gated will not drain: long-term pins, or the test switch. */
-	n = held;
-	held = 0;
 	for (unsigned i = 0; i < n; i++) {
 		uint32_t src = items[i].src;
 

@@ -506,11 +506,9 @@ int vac_map(struct vac_space *space, void *addr, size_t len, int prot, unsigned 
 
 /* ---- Protect -------------------------------------------------------------------------------- */
 
-/* The next run [*at, *to) of pages that the host shows, all with one set of rights if `alike`. */
-static bool shown_run(struct vac_space *s, uint32_t *at, uint32_t *to, uint32_t end, bool alike,
-		      unsigned *host)
+/* The next run [*at, *to) of pages that the host shows, with whatever rights. */
+static bool shown_run(struct vac_space *s, uint32_t *at, uint32_t *to, uint32_t end)
 {
-	uint64_t want = 0;
 	uint32_t p = *at;
 	bool in = false;
 
@@ -522,58 +520,112 @@ static bool shown_run(struct vac_space *s, uint32_t *at, uint32_t *to, uint32_t 
 			e = vac__ld_rlx(vac__pte(s, p));
 			n = 1;
 		}
-		e &= VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE;
-		if (in && (!e || (alike && e != want)))
+		if (in && !(e & VAC__E_HMAP))
 			break;
-		if (!in && e) {
+		if (!in && (e & VAC__E_HMAP)) {
 			in = true;
-			want = e;
 			*at = p;
 		}
 		p += n;
 	}
 	*to = p < end ? p : end;
-	*host = (want & VAC__E_HREAD ? VAC__READ : 0) | (want & VAC__E_HWRITE ? VAC__WRITE : 0);
 	return in;
 }
 
-static int host_protect(struct vac_space *s, uint32_t at, uint32_t to, unsigned prot)
+static void *page_addr(struct vac_space *s, uint32_t page)
 {
-	return s->pool->mem->protect(s->pool->mem_ctx, s->base + ((size_t)at << VAC__PAGE_SHIFT),
-				     (size_t)(to - at) << VAC__PAGE_SHIFT, prot);
+	return s->base + ((size_t)page << VAC__PAGE_SHIFT);
+}
+
+/* The shown runs that a change of rights of [first, end) cuts, at the left and at the right. */
+struct edges {
+	struct {
+		uint32_t at, to;
+	} run[2];
+	unsigned n;
+};
+
+static void find_edges(struct vac_space *s, uint32_t first, uint32_t end, struct edges *e)
+{
+	uint32_t at = first, to, last_at = 0, last_to = 0;
+
+	e->n = 0;
+	for (; at < end && shown_run(s, &at, &to, end); at = to) {
+		if (at == first) {
+			e->run[e->n].at = at;
+			e->run[e->n++].to = to;
+		}
+		last_at = at;
+		last_to = to;
+	}
+	if (last_to == end && last_at != first) {
+		e->run[e->n].at = last_at;
+		e->run[e->n++].to = last_to;
+	}
+}
+
+/*
+ * Split the host's mappings at both ends, which is all that the host can refuse. What follows only
+ * changes whole mappings, so that a change of rights over many of them cannot stop half way.
+ */
+static int hold_edges(struct vac_space *s, const struct edges *e)
+{
+	const struct vac__mem_ops *mem = s->pool->mem;
+	void *ctx = s->pool->mem_ctx;
+
+	for (unsigned i = 0; i < e->n; i++) {
+		size_t bytes = (size_t)(e->run[i].to - e->run[i].at) << VAC__PAGE_SHIFT;
+		int r = mem->leave(ctx, page_addr(s, e->run[i].at), bytes, 0);
+
+		if (r == 0)
+			continue;
+		if (i > 0)
+			mem->stay(ctx, page_addr(s, e->run[0].at),
+				  (size_t)(e->run[0].to - e->run[0].at) << VAC__PAGE_SHIFT, 0);
+		return r;
+	}
+	return 0;
+}
+
+static void let_edges_go(struct vac_space *s, const struct edges *e)
+{
+	for (unsigned i = 0; i < e->n; i++)
+		s->pool->mem->stay(s->pool->mem_ctx, page_addr(s, e->run[i].at),
+				   (size_t)(e->run[i].to - e->run[i].at) << VAC__PAGE_SHIFT, 0);
+}
+
+static void protect_locked(struct vac_space *s, uint32_t first, uint32_t end, int prot)
+{
+	unsigned want = (prot ? VAC__READ : 0) | (prot & VAC_PROT_WRITE ? VAC__WRITE : 0);
+	uint32_t at, to;
+
+	for (at = first; at < end && shown_run(s, &at, &to, end); at = to)
+		if (s->pool->mem->protect(s->pool->mem_ctx, page_addr(s, at),
+					  (size_t)(to - at) << VAC__PAGE_SHIFT, want) < 0)
+			VAC__BUG("the host refuses rights of whole mappings");
+	vac__entries_protect(s, first, end, (unsigned)prot);
+	vma_cut(s, first);
+	vma_cut(s, end);
+	for (uint32_t i = vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < end; i++)
+		s->vmas[i].prot = (uint8_t)prot;
+	vma_merge_around(s, first, end);
 }
 
 static int protect(struct vac_space *s, uint32_t first, uint32_t end, int prot)
 {
 	struct change c = {.first = first, .end = end, .whole = true, .no_leaving = true,
 			   .deadline_ns = gate_deadline(s->pool)};
-	uint32_t at, to, failed = first;
-	unsigned host;
+	struct edges e;
 	int r = change_begin(s, &c);
 
 	if (r < 0)
 		return r;
 	vac__port_vma_charge(2, true);
-	for (at = first; at < end && shown_run(s, &at, &to, end, false, &host); at = to) {
-		r = host_protect(s, at, to, (prot ? VAC__READ : 0) |
-						    (prot & VAC_PROT_WRITE ? VAC__WRITE : 0));
-		failed = to;
-		if (r < 0)
-			break;
-	}
+	find_edges(s, first, end, &e);
+	r = hold_edges(s, &e);
 	if (r == 0) {
-		vac__entries_protect(s, first, end, (unsigned)prot);
-		vma_cut(s, first);
-		vma_cut(s, end);
-		for (uint32_t i = vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < end; i++)
-			s->vmas[i].prot = (uint8_t)prot;
-		vma_merge_around(s, first, end);
-	} else {
-		/* The entries still say what the host showed before. Giving it back joins what was
-		 * just divided, so it needs no new host mapping. */
-		for (at = first; at < failed && shown_run(s, &at, &to, failed, true, &host); at = to)
-			if (host_protect(s, at, to, host) < 0)
-				VAC__BUG("the host does not give back the rights it took");
+		protect_locked(s, first, end, prot);
+		let_edges_go(s, &e);
 	}
 	vac__port_vma_charge(-2, true);
 	change_end(s);

@@ -128,7 +128,11 @@ static int populate_huge(const struct vac__backing *b, size_t off)
 
 	if (r < 0)
 		return r == -ENOSPC ? -ENOMEM : r;
-	r = (int)vac__sys(syscall(SYS_madvise, at, VAC_PAGEBLOCK_BYTES, MADV_COLLAPSE));
+	for (int tries = 0; tries < 3; tries++) { /* EAGAIN: the page was busy on some list */
+		r = (int)vac__sys(syscall(SYS_madvise, at, VAC_PAGEBLOCK_BYTES, MADV_COLLAPSE));
+		if (r != -EAGAIN)
+			break;
+	}
 	if (!r)
 		return 1;
 	return r == -EBUSY ? -ENOMEM : 0; /* EBUSY: the cgroup refused to be charged for it */

@@ -37,13 +37,17 @@ static int map_fixed(void *addr, size_t bytes, int prot, int flags, int fd, size
 	return r;
 }
 
-/* The range is a mapping by itself, so this splits nothing and can only fail for want of a few
- * bytes in the kernel. Then it has to be repeated: a child must not inherit the mapping. */
+/*
+ * The range is a mapping by itself, so this splits nothing, but for one case: another thread has just
+ * mapped the continuation beside it, and is about to make this call too. Where there is no host VMA
+ * left for the split, a spare is given up. A child must not inherit the mapping, so this cannot fail.
+ */
 static void dont_fork(void *addr, size_t bytes)
 {
 	for (int tries = 0; vac__sys_madvise(addr, bytes, MADV_DONTFORK) < 0; tries++) {
 		if (tries == 1000)
 			vac__port_panic(__FILE__, __LINE__, "MADV_DONTFORK refused");
+		vac__vma_relief();
 		syscall(SYS_sched_yield);
 	}
 }
@@ -64,9 +68,14 @@ int vac__map_shared(void *addr, size_t bytes, int prot, int fd, size_t off, bool
  * A child could inherit it at no harm, but the flag has to be that of its neighbours. */
 static void mark_bare(void *addr, size_t bytes)
 {
+	static _Atomic bool no_names;
+
 	vac__sys_madvise(addr, bytes, MADV_DONTFORK);
 	vac__sys_madvise(addr, bytes, MADV_DONTDUMP);
-	syscall(SYS_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, addr, bytes, "vacate");
+	if (!no_names &&
+	    syscall(SYS_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, addr, bytes, "vacate") < 0 &&
+	    errno == EINVAL)
+		no_names = true;
 }
 
 int vac__bare(void *addr, size_t bytes, bool must)

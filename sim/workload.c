@@ -1,0 +1,726 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The workloads and their oracles.
+ *
+ * Every word of a space belongs to one thread, which alone writes it and so knows what must be
+ * there; regions of different owners share pageblocks, so that one owner's unmap splits another's
+ * huge folio. A call may refuse only for reasons that can be so; then nothing has changed. Shared
+ * counters are added to by all and must sum up.
+ *
+ * First phase: everything at once, host calls failing if the configuration says so. Second: no
+ * faults, no changes to mappings, but transfers and accesses go on: now every block must be able to
+ * leave. Then all stop, and the pool at rest is checked, byte by byte and by vac_pool_check().
+ */
+#include "sim/workload.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "port/sim/sim.h"
+#include "port/sim/world.h"
+
+#define PAGE VAC_PAGE_BYTES
+#define WORDS (PAGE / 8)
+#define WRITERS_MAX 6
+#define QUEUES_MAX 3
+#define REGION_PAGES 20u /* of a writer: two and a half pageblocks */
+#define SHARED_PAGES 2u
+
+enum op {
+	OP_STORE, OP_LOAD, OP_LOAD_OTHER, OP_ADD, OP_PIN, OP_DMA, OP_LONGPIN, OP_NESTED_PIN,
+	OP_MAP, OP_UNMAP, OP_PROTECT, OP_DONTNEED, OP_WILLNEED, OP_ADVISE, OP_INFO, OP_COUNT,
+};
+
+struct page {
+	bool mapped;
+	uint8_t prot;
+	uint32_t gen;          /* goes up when what is there is dropped */
+	uint64_t word[WORDS];
+};
+
+struct writer {
+	int id, thread;
+	uint64_t base;         /* address of its region */
+	uint64_t seq;
+	struct page page[REGION_PAGES];
+};
+
+static struct {
+	struct work_config cfg;
+	struct vac_pool *pool;
+	struct vac_space *space;
+	uint64_t base, shared, buffer;
+	uint32_t ops_off;      /* bit set: this operation is switched off (swarm) */
+	int nr_writers, nr_queues, nr_blocks, admin, admin2, observer;
+	int queue[QUEUES_MAX];
+	struct writer writer[WRITERS_MAX];
+	uint64_t added;        /* to the shared counter */
+	uint32_t steps_left;
+	bool calm, stop;       /* second phase; queues and stormers end */
+	struct sim_faults faults;
+} w;
+
+static const char *const names[WORK_COUNT] = {
+	[WORK_MIX] = "mix", [WORK_MIGRATE] = "migrate", [WORK_PIN] = "pin",
+	[WORK_MAP] = "map", [WORK_REFAULT] = "refault", [WORK_DIO] = "dio",
+};
+
+const char *work_name(enum sim_workload k)
+{
+	return names[k];
+}
+
+int work_by_name(const char *name)
+{
+	for (int i = 0; i < WORK_COUNT; i++)
+		if (strcmp(names[i], name) == 0)
+			return i;
+	return -1;
+}
+
+static void must(bool ok, enum sim_end end, const char *what, int r)
+{
+	if (!ok)
+		sim_fail(end, "%s (answered %d)", what, r);
+}
+
+static void *ptr(uint64_t addr)
+{
+	return (void *)(uintptr_t)addr;
+}
+
+/* ---- A writer's words ------------------------------------------------------------------------- */
+
+static uint64_t addr_of(const struct writer *t, uint32_t page, uint32_t word)
+{
+	return t->base + page * PAGE + word * 8;
+}
+
+/* Failing host calls, and blocks that are away, may make any touch of a page that is not there fail
+ * for want of memory. Asked before the touch: it may take us into the second phase. */
+static bool may_starve(void)
+{
+	return !w.calm;
+}
+
+static void load(struct writer *t, uint32_t p, uint32_t i)
+{
+	struct page *m = &t->page[p];
+	bool starved = may_starve();
+	uint64_t v = 0;
+	int r = sim_load(addr_of(t, p, i), &v);
+
+	if (!w.stop)
+		sim_note("load %#llx: %d, %#llx", (unsigned long long)addr_of(t, p, i), r,
+			 (unsigned long long)v);
+	if (r == -ENOMEM && starved && m->mapped && m->prot)
+		return;
+	if (!m->mapped || !m->prot) {
+		must(r == -EFAULT, SIM_CONTENT, "a load where nothing may be read", r);
+		return;
+	}
+	must(r == 0, SIM_CONTENT, "a load of mapped memory", r);
+	if (v != m->word[i])
+		sim_fail(SIM_CONTENT, "writer %d page %u word %u: %#llx, written %#llx", t->id, p, i,
+			 (unsigned long long)v, (unsigned long long)m->word[i]);
+}
+
+static void store(struct writer *t, uint32_t p, uint32_t i)
+{
+	struct page *m = &t->page[p];
+	uint64_t v = (uint64_t)(t->id + 1) << 48 | ++t->seq;
+	bool starved = may_starve();
+	int r = sim_store(addr_of(t, p, i), v);
+
+	sim_note("store %#llx: %d, %#llx", (unsigned long long)addr_of(t, p, i), r,
+		 (unsigned long long)v);
+	if (r == -ENOMEM && starved && m->mapped && (m->prot & VAC_PROT_WRITE))
+		return;
+	if (!m->mapped || !(m->prot & VAC_PROT_WRITE)) {
+		must(r == -EFAULT, SIM_CONTENT, "a store where nothing may be written", r);
+		return;
+	}
+	must(r == 0, SIM_CONTENT, "a store to mapped memory", r);
+	m->word[i] = v;
+}
+
+static void load_other(struct writer *t)
+{
+	struct writer *o = &w.writer[sim_below((uint64_t)w.nr_writers)];
+	uint64_t v;
+
+	(void)t;
+	/* Whatever it answers: it fills the translation cache and disturbs the owner. */
+	sim_load(addr_of(o, (uint32_t)sim_below(REGION_PAGES), 0), &v);
+}
+
+static void add_shared(void)
+{
+	bool starved = may_starve();
+	int r = sim_fetch_add(w.shared + sim_below(SHARED_PAGES) * PAGE, 1);
+
+	if (r == -ENOMEM && starved)
+		return;
+	must(r == 0, SIM_CONTENT, "an addition to shared memory", r);
+	w.added++;
+}
+
+/* ---- Pins and devices ------------------------------------------------------------------------- */
+
+static bool pinnable(struct writer *t, uint32_t first, uint32_t n, bool write)
+{
+	for (uint32_t p = first; p < first + n; p++)
+		if (!t->page[p].mapped || !(t->page[p].prot & (write ? VAC_PROT_WRITE : 3)))
+			return false;
+	return true;
+}
+
+static int pin(struct writer *t, uint32_t first, uint32_t n, unsigned flags, uint64_t *handle)
+{
+	bool starved = may_starve();
+	int r = vac_pin(w.space, ptr(addr_of(t, first, 0)), n * PAGE, flags, "writer", handle);
+
+	if (r == -ENOMEM && starved)
+		return r;
+	if (!pinnable(t, first, n, flags & VAC_PIN_WRITE)) {
+		must(r == -EFAULT, SIM_CONTENT, "a pin across what is not mapped", r);
+		return -EFAULT;
+	}
+	must(r == 0, SIM_CONTENT, "a pin of mapped memory", r);
+	return r;
+}
+
+static void unpin(uint64_t handle)
+{
+	int r = vac_unpin(w.pool, handle);
+
+	must(r == 0, SIM_CONTENT, "an unpin", r);
+	if (sim_one_in(8)) {
+		r = vac_unpin(w.pool, handle);
+		must(r == -EINVAL, SIM_CONTENT, "a second unpin", r);
+	}
+}
+
+/* A device writes into pinned pages while the processor goes on with the rest of the region. */
+static void pin_and_dma(struct writer *t, unsigned flags)
+{
+	uint32_t n = 1 + (uint32_t)sim_below(6), first = (uint32_t)sim_below(REGION_PAGES - n + 1);
+	struct sim_dma d[6];
+	uint32_t gen[6];
+	uint64_t handle;
+
+	if (pin(t, first, n, flags | VAC_PIN_WRITE, &handle) < 0)
+		return;
+	for (uint32_t k = 0; k < n; k++) {
+		int r = sim_dma_get(addr_of(t, first + k, 0), true, &d[k]);
+
+		must(r == 0, SIM_CONTENT, "a device's look at a pinned page", r);
+		gen[k] = t->page[first + k].gen;
+	}
+	for (uint64_t i = sim_below(6); i; i--) {
+		uint32_t k = (uint32_t)sim_below(n), word = (uint32_t)sim_below(WORDS);
+		uint64_t v = (uint64_t)(t->id + 1) << 48 | ++t->seq;
+
+		if (sim_one_in(3))
+			load(t, first + k, word);
+		if (sim_one_in(4))
+			sim_sleep(sim_below(200000));
+		sim_dma_write(&d[k], word * 8, v);
+		if (t->page[first + k].gen == gen[k])
+			t->page[first + k].word[word] = v;
+		if (sim_dma_read(&d[k], word * 8) != v)
+			sim_fail(SIM_CONTENT, "a device reads back something else");
+	}
+	for (uint32_t k = 0; k < n; k++)
+		sim_dma_put(&d[k]);
+	unpin(handle);
+}
+
+/* Two pins of one thread, the second while the first is held: gates must not wait for each other
+ * for ever. */
+static void nested_pins(struct writer *t)
+{
+	uint64_t a, b;
+	uint32_t p = (uint32_t)sim_below(REGION_PAGES - 3);
+
+	if (pin(t, p, 2, VAC_PIN_READ, &a) < 0)
+		return;
+	if (pin(t, p + 1, 2, VAC_PIN_READ, &b) == 0)
+		unpin(b);
+	unpin(a);
+}
+
+/* ---- Changing mappings ------------------------------------------------------------------------ */
+
+static void dropped(struct writer *t, uint32_t first, uint32_t n)
+{
+	for (uint32_t p = first; p < first + n; p++) {
+		t->page[p].gen++;
+		memset(t->page[p].word, 0, sizeof(t->page[p].word));
+	}
+}
+
+/* Refusals that any change of mappings may give while others pin, and host calls fail. There are
+ * none in the second phase. */
+static bool refused(int r)
+{
+	return r == -EBUSY || r == -ENOMEM;
+}
+
+static void change_mapping(struct writer *t, enum op op)
+{
+	uint32_t n = 1 + (uint32_t)sim_below(REGION_PAGES), first = (uint32_t)sim_below(REGION_PAGES);
+	bool all = true, none = true;
+	uint64_t a;
+	void *out;
+	int prot = (int)sim_below(4), r = 0;
+
+	if (n > REGION_PAGES - first)
+		n = REGION_PAGES - first;
+	a = addr_of(t, first, 0);
+	prot = prot == VAC_PROT_WRITE ? VAC_PROT_WRITE | VAC_PROT_READ : prot;
+	for (uint32_t p = first; p < first + n; p++) {
+		all &= t->page[p].mapped;
+		none &= !t->page[p].mapped;
+	}
+	switch (op) {
+	case OP_MAP:
+		r = vac_map(w.space, ptr(a), n * PAGE, prot,
+			    VAC_MAP_FIXED | (sim_one_in(3) ? VAC_MAP_NOHUGE : 0) |
+				    (sim_one_in(4) ? VAC_MAP_POPULATE : 0),
+			    &out);
+		sim_note("map %#llx+%u as %d: %d", (unsigned long long)a, n, prot, r);
+		if (!none) {
+			must(r == -EEXIST || refused(r), SIM_CONTENT, "a map over something", r);
+		} else if (!refused(r)) {
+			must(r == 0, SIM_CONTENT, "a map of free addresses", r);
+			for (uint32_t p = first; p < first + n; p++) {
+				t->page[p].mapped = true;
+				t->page[p].prot = (uint8_t)prot;
+			}
+		}
+		break;
+	case OP_UNMAP:
+		r = vac_unmap(w.space, ptr(a), n * PAGE);
+		sim_note("unmap %#llx+%u: %d", (unsigned long long)a, n, r);
+		if (refused(r))
+			break;
+		must(r == 0, SIM_CONTENT, "an unmap", r);
+		dropped(t, first, n);
+		for (uint32_t p = first; p < first + n; p++)
+			t->page[p].mapped = false;
+		break;
+	case OP_DONTNEED:
+		r = vac_advise(w.space, ptr(a), n * PAGE, VAC_ADV_DONTNEED);
+		sim_note("drop %#llx+%u: %d", (unsigned long long)a, n, r);
+		if (refused(r))
+			break;
+		must(r == 0, SIM_CONTENT, "a drop of contents", r);
+		dropped(t, first, n);
+		break;
+	case OP_PROTECT:
+		r = vac_protect(w.space, ptr(a), n * PAGE, prot);
+		sim_note("protect %#llx+%u to %d: %d", (unsigned long long)a, n, prot, r);
+		if (!all) {
+			must(r == -ENOMEM || refused(r), SIM_CONTENT, "a protect across a hole", r);
+		} else if (!refused(r)) {
+			must(r == 0, SIM_CONTENT, "a protect", r);
+			for (uint32_t p = first; p < first + n; p++)
+				t->page[p].prot = (uint8_t)prot;
+		}
+		break;
+	case OP_WILLNEED:
+		r = vac_advise(w.space, ptr(a), n * PAGE, VAC_ADV_WILLNEED);
+		must(r == 0 || r == -ENOMEM, SIM_CONTENT, "a fill", r);
+		break;
+	default:
+		r = vac_advise(w.space, ptr(a), n * PAGE,
+			       sim_one_in(2) ? VAC_ADV_HUGE : VAC_ADV_NOHUGE);
+		must(r == 0 || r == -ENOMEM, SIM_CONTENT, "advice", r);
+	}
+}
+
+/* ---- Threads ---------------------------------------------------------------------------------- */
+
+static void one_op(struct writer *t)
+{
+	static const uint8_t weight[OP_COUNT] = {
+		[OP_STORE] = 30, [OP_LOAD] = 20, [OP_LOAD_OTHER] = 6, [OP_ADD] = 10, [OP_PIN] = 4,
+		[OP_DMA] = 8, [OP_LONGPIN] = 2, [OP_NESTED_PIN] = 3, [OP_MAP] = 8, [OP_UNMAP] = 6,
+		[OP_PROTECT] = 6, [OP_DONTNEED] = 3, [OP_WILLNEED] = 2, [OP_ADVISE] = 2, [OP_INFO] = 1,
+	};
+	struct vac_page_info info = VAC_INIT(struct vac_page_info);
+	uint32_t p = (uint32_t)sim_below(REGION_PAGES), i = (uint32_t)sim_below(WORDS);
+	uint64_t handle, pick = sim_below(111);
+	int op = 0;
+
+	while (pick >= weight[op])
+		pick -= weight[op++];
+	if (w.ops_off >> op & 1 || (w.calm && op >= OP_MAP && op <= OP_ADVISE))
+		op = sim_one_in(2) ? OP_STORE : OP_LOAD;
+	if (w.calm && op == OP_LONGPIN)
+		op = OP_PIN;
+	switch (op) {
+	case OP_STORE:
+		store(t, p, i);
+		break;
+	case OP_LOAD:
+		load(t, p, i);
+		break;
+	case OP_LOAD_OTHER:
+		load_other(t);
+		break;
+	case OP_ADD:
+		add_shared();
+		break;
+	case OP_PIN:
+		if (pin(t, p, 1, VAC_PIN_READ, &handle) == 0) {
+			load(t, p, i);
+			unpin(handle);
+		}
+		break;
+	case OP_DMA:
+		pin_and_dma(t, 0);
+		break;
+	case OP_LONGPIN:
+		pin_and_dma(t, VAC_PIN_LONGTERM | VAC_PIN_STACK);
+		break;
+	case OP_NESTED_PIN:
+		nested_pins(t);
+		break;
+	case OP_INFO:
+		vac_page_info(w.space, ptr(addr_of(t, p, 0)), &info);
+		break;
+	default:
+		change_mapping(t, (enum op)op);
+	}
+}
+
+static void writer(void *arg)
+{
+	struct writer *t = arg;
+
+	for (uint32_t n = w.steps_left; n; n--)
+		one_op(t);
+}
+
+/* Hammers one page of the shared ones until told to stop: the refault storm. */
+static void stormer(void *arg)
+{
+	(void)arg;
+	while (!w.stop)
+		add_shared();
+}
+
+/* Endless overlapping transfers of one and the same content into one buffer, each with its pin. */
+static void queue(void *arg)
+{
+	(void)arg;
+	while (!w.stop) {
+		struct sim_dma d[2];
+		uint64_t handle, v;
+		bool starved = may_starve();
+		int r = vac_pin(w.space, ptr(w.buffer), 2 * PAGE, VAC_PIN_WRITE, "direct read", &handle);
+
+		if (r == -ENOMEM && starved) {
+			sim_sleep(100000);
+			continue;
+		}
+		must(r == 0, SIM_CONTENT, "a pin of the buffer", r);
+		for (int k = 0; k < 2; k++) {
+			r = sim_dma_get(w.buffer + (uint64_t)k * PAGE, true, &d[k]);
+			must(r == 0, SIM_CONTENT, "a device's look at the buffer", r);
+		}
+		sim_sleep(5000 + sim_below(20000));
+		for (uint32_t i = 0; i < 2 * WORDS; i++)
+			if (sim_one_in(4))
+				sim_dma_write(&d[i / WORDS], i % WORDS * 8, 0xd10 + i);
+		sim_dma_write(&d[0], 0, 0xd10);
+		for (int k = 0; k < 2; k++)
+			sim_dma_put(&d[k]);
+		unpin(handle);
+		r = sim_load(w.buffer, &v);
+		must(r == 0 && v == 0xd10, SIM_CONTENT, "what a transfer has written", r);
+	}
+}
+
+/* ---- The administrator ------------------------------------------------------------------------ */
+
+/* Take a block away and, if it went, bring it back. */
+static int cycle(int id, int64_t timeout_ms, uint32_t flags)
+{
+	struct vac_offline_opts o = VAC_INIT(struct vac_offline_opts);
+	struct vac_offline_result res = VAC_INIT(struct vac_offline_result);
+	struct vac_block_opts add = VAC_INIT(struct vac_block_opts);
+	int r, again;
+
+	o.timeout_ms = timeout_ms;
+	o.flags = flags;
+	r = vac_block_offline(w.pool, id, &o, &res);
+	vac_report_free(res.report);
+	must(r == 0 || r == -EBUSY || r == -ENOMEM || r == -ETIMEDOUT || r == -ECANCELED ||
+		     r == -EALREADY || r == -ENOENT,
+	     SIM_CONTENT, "an offline", r);
+	if (r < 0 || (flags & VAC_OFFLINE_DRY_RUN))
+		return r;
+	if (sim_one_in(2) && vac_block_remove(w.pool, id) == 0) {
+		add.id = id;
+		again = vac_block_add(w.pool, &add);
+		must(again == id || again == -EEXIST, SIM_CONTENT, "an add", again);
+	}
+	do {
+		again = vac_block_online(w.pool, id, (enum vac_zone)sim_below(2));
+		must(again == 0 || again == -ENOMEM || again == -EALREADY || again == -ENOENT,
+		     SIM_CONTENT, "an online", again);
+	} while (again == -ENOMEM && !sim_one_in(50));
+	return 0;
+}
+
+static void admin(void *arg)
+{
+	uint32_t rounds = 3 + (uint32_t)sim_below(8);
+
+	(void)arg;
+	while (rounds--) {
+		uint32_t flags = sim_one_in(6) ? VAC_OFFLINE_BEST_EFFORT : 0;
+
+		if (sim_one_in(8))
+			flags |= VAC_OFFLINE_DRY_RUN;
+		cycle((int)sim_below((uint64_t)w.nr_blocks), 1 + (int64_t)sim_below(4), flags);
+	}
+}
+
+static void observer(void *arg)
+{
+	struct vac_pool_stats st = VAC_INIT(struct vac_pool_stats);
+	struct vac_block_info info = VAC_INIT(struct vac_block_info);
+
+	(void)arg;
+	for (uint64_t n = 2 + sim_below(10); n; n--) {
+		struct vac_report *rep = NULL;
+		int id = (int)sim_below((uint64_t)w.nr_blocks);
+
+		if (sim_one_in(3))
+			vac_block_cancel(w.pool, id);
+		if (vac_report_block(w.pool, id, &rep) == 0)
+			vac_report_free(rep);
+		vac_block_info(w.pool, id, &info);
+		vac_pool_stats(w.pool, &st);
+		sim_sleep(sim_below(100000));
+	}
+}
+
+/* ---- The world -------------------------------------------------------------------------------- */
+
+static void open_pool(void)
+{
+	struct vac_pool_opts po = VAC_INIT(struct vac_pool_opts);
+	struct vac_space_opts so = VAC_INIT(struct vac_space_opts);
+	uint32_t pbs = 1u << sim_below(3); /* pageblocks a block */
+	uint64_t need, have = 0;
+	void *at;
+	int r;
+
+	po.block_bytes = pbs * VAC_PAGEBLOCK_BYTES;
+	po.max_bytes = po.block_bytes * VAC__MAX_BLOCKS;
+	po.gate_timeout_ms = 1;
+	po.fault_bytes = (uint32_t)(PAGE << sim_below(VAC__PB_ORDER + 1));
+	po.flags = (sim_one_in(4) ? VAC_POOL_BASE_ONLY : 0) | (sim_one_in(4) ? VAC_POOL_STACKS : 0);
+	r = vac_pool_open(&po, &w.pool);
+	must(r == 0, SIM_CONTENT, "a pool's opening", r);
+
+	so.bytes = ((uint64_t)w.nr_writers * REGION_PAGES + SHARED_PAGES + 2 + 8) * PAGE;
+	r = vac_space_create(w.pool, &so, &w.space);
+	must(r == 0, SIM_CONTENT, "a space's creation", r);
+	w.base = (uintptr_t)vac_space_base(w.space);
+	/* All that is mapped, in pageblocks, and between one and three blocks more. */
+	need = so.bytes / VAC_PAGEBLOCK_BYTES + 2;
+	for (w.nr_blocks = 0; w.nr_blocks < (int)VAC__MAX_BLOCKS; w.nr_blocks++) {
+		if (have >= need + pbs * (1 + sim_below(2)))
+			break;
+		r = vac_block_add(w.pool, NULL);
+		must(r == w.nr_blocks, SIM_CONTENT, "an add", r);
+		r = vac_block_online(w.pool, r, (enum vac_zone)sim_one_in(4));
+		must(r == 0, SIM_CONTENT, "an online", r);
+		have += pbs;
+	}
+	if (w.nr_blocks < 2) {
+		r = vac_block_online(w.pool, vac_block_add(w.pool, NULL), VAC_ZONE_MOVABLE);
+		must(r == 0, SIM_CONTENT, "an online", r);
+		w.nr_blocks++;
+	}
+	r = vac_map(w.space, ptr(w.base), so.bytes / PAGE * PAGE, VAC_PROT_READ | VAC_PROT_WRITE,
+		    VAC_MAP_FIXED, &at);
+	must(r == 0, SIM_CONTENT, "a map", r);
+	w.shared = w.base + (uint64_t)w.nr_writers * REGION_PAGES * PAGE;
+	w.buffer = w.shared + SHARED_PAGES * PAGE;
+	for (int i = 0; i < w.nr_writers; i++) {
+		w.writer[i].id = i;
+		w.writer[i].base = w.base + (uint64_t)i * REGION_PAGES * PAGE;
+		for (uint32_t p = 0; p < REGION_PAGES; p++) {
+			w.writer[i].page[p].mapped = true;
+			w.writer[i].page[p].prot = VAC_PROT_READ | VAC_PROT_WRITE;
+		}
+	}
+}
+
+static void draw_world(void)
+{
+	enum sim_workload k = w.cfg.workload;
+
+	w.nr_writers = w.cfg.threads ? w.cfg.threads : 1 + (int)sim_below(3);
+	if (w.nr_writers > WRITERS_MAX)
+		w.nr_writers = WRITERS_MAX;
+	w.steps_left = 8 + (uint32_t)sim_below(30);
+	w.nr_queues = (int)sim_below(3);
+	w.observer = sim_one_in(2);
+	w.admin2 = sim_one_in(4);
+	switch (k) {
+	case WORK_MIX:
+		for (int i = 2; i < OP_COUNT; i++)
+			w.ops_off |= (uint32_t)sim_one_in(3) << i;
+		break;
+	case WORK_MIGRATE:
+		w.ops_off = ((1u << OP_COUNT) - 1) & ~(1u << OP_STORE | 1u << OP_LOAD | 1u << OP_ADD |
+						       1u << OP_LOAD_OTHER);
+		break;
+	case WORK_PIN:
+		w.ops_off = 1u << OP_MAP | 1u << OP_UNMAP | 1u << OP_PROTECT | 1u << OP_DONTNEED |
+			    1u << OP_ADVISE;
+		w.nr_queues = 1 + (int)sim_below(QUEUES_MAX);
+		break;
+	case WORK_MAP:
+		w.ops_off = 1u << OP_LONGPIN;
+		w.nr_queues = 0;
+		break;
+	case WORK_REFAULT:
+		w.ops_off = ~(1u << OP_ADD);
+		w.nr_queues = 0;
+		w.nr_writers = 1;
+		break;
+	default:
+		w.nr_queues = QUEUES_MAX;
+	}
+	if (w.cfg.faults) {
+		w.faults.populate = 20;
+		w.faults.map = 30;
+		w.faults.protect = 15;
+		w.faults.leave = 15;
+		w.faults.unmap = 30;
+		w.faults.seal = 6;
+		w.faults.open = 6;
+		if (sim_one_in(3))
+			w.faults.vma_limit = 12 + sim_below(40);
+	}
+}
+
+/* A block that was left offline by a failing call comes back. */
+static void every_block_online(void)
+{
+	for (int id = 0; id < w.nr_blocks; id++) {
+		int r = vac_block_online(w.pool, id, VAC_ZONE_MOVABLE);
+
+		if (r == -ENOENT) {
+			struct vac_block_opts add = VAC_INIT(struct vac_block_opts);
+
+			add.id = id;
+			r = vac_block_add(w.pool, &add);
+			must(r == id, SIM_CONTENT, "an add", r);
+			r = vac_block_online(w.pool, id, VAC_ZONE_MOVABLE);
+		}
+		must(r == 0 || r == -EALREADY, SIM_CONTENT, "an online", r);
+	}
+}
+
+/* Without failing calls, long-term pins and changes of mappings every block can leave: there is one
+ * block's worth of memory more than all that is mapped. */
+static void every_block_leaves(void)
+{
+	for (int id = 0; id < w.nr_blocks; id++) {
+		int r = cycle(id, 2000, 0);
+
+		if (r < 0)
+			sim_fail(SIM_LIVENESS, "block %d does not leave, and nothing holds it (%d)", id,
+				 r);
+	}
+}
+
+static void final_check(void)
+{
+	uint64_t sum = 0, v;
+	char msg[160];
+	int r;
+
+	for (int i = 0; i < w.nr_writers; i++)
+		for (uint32_t p = 0; p < REGION_PAGES; p++)
+			for (uint32_t k = 0; k < WORDS; k++)
+				load(&w.writer[i], p, k);
+	for (uint32_t p = 0; p < SHARED_PAGES; p++) {
+		r = sim_load(w.shared + p * PAGE, &v);
+		must(r == 0, SIM_CONTENT, "a load of the shared counter", r);
+		sum += v;
+	}
+	if (sum != w.added)
+		sim_fail(SIM_CONTENT, "the shared counters are %llu, %llu were added",
+			 (unsigned long long)sum, (unsigned long long)w.added);
+	r = vac_pool_check(w.pool, msg, sizeof(msg));
+	if (r < 0)
+		sim_fail(SIM_LEAK, "%s", msg);
+}
+
+void work_run(void *arg)
+{
+	struct vac_pool_stats st = VAC_INIT(struct vac_pool_stats);
+	const struct sim_faults none = {0};
+	int a = -1, a2 = -1, o = -1, storm[4], nr_storm = 0, r;
+
+	memset(&w, 0, sizeof(w));
+	w.cfg = *(const struct work_config *)arg;
+	draw_world();
+	open_pool();
+	sim_faults(&w.faults);
+	for (int i = 0; i < w.nr_queues; i++)
+		w.queue[i] = sim_spawn("queue", queue, NULL);
+	for (int i = 0; i < w.nr_writers; i++)
+		w.writer[i].thread = sim_spawn("writer", writer, &w.writer[i]);
+	if (w.cfg.workload == WORK_REFAULT)
+		for (nr_storm = 0; nr_storm < 4; nr_storm++)
+			storm[nr_storm] = sim_spawn("stormer", stormer, NULL);
+	a = sim_spawn("admin", admin, NULL);
+	if (w.admin2)
+		a2 = sim_spawn("admin2", admin, NULL);
+	if (w.observer)
+		o = sim_spawn("observer", observer, NULL);
+	for (int i = 0; i < w.nr_writers; i++)
+		sim_join(w.writer[i].thread);
+	sim_join(a);
+	if (a2 >= 0)
+		sim_join(a2);
+	if (o >= 0)
+		sim_join(o);
+
+	sim_note("second phase");
+	sim_faults(&none);
+	every_block_online();
+	w.calm = true;
+	for (int i = 0; i < w.nr_writers; i++)
+		w.writer[i].thread = sim_spawn("writer", writer, &w.writer[i]);
+	every_block_leaves();
+	for (int i = 0; i < w.nr_writers; i++)
+		sim_join(w.writer[i].thread);
+	w.stop = true;
+	for (int i = 0; i < w.nr_queues; i++)
+		sim_join(w.queue[i]);
+	for (int i = 0; i < nr_storm; i++)
+		sim_join(storm[i]);
+
+	final_check();
+	vac_pool_stats(w.pool, &st);
+	if (st.dangling)
+		sim_fail(SIM_CRASH, "%llu dangling migration entries", (unsigned long long)st.dangling);
+	r = vac_pool_close(w.pool);
+	must(r == 0, SIM_LEAK, "a pool's closing", r);
+	if (sim_meta_live())
+		sim_fail(SIM_LEAK, "%zu pieces of metadata left", sim_meta_live());
+	sim_over();
+}
