@@ -273,6 +273,7 @@ static void change_mapping(struct writer *t, enum op op)
 	bool all = true, none = true;
 	uint64_t a;
 	void *out;
+	unsigned flags = VAC_MAP_FIXED;
 	int prot = (int)sim_below(4), r = 0;
 
 	if (n > REGION_PAGES - first)
@@ -285,10 +286,10 @@ static void change_mapping(struct writer *t, enum op op)
 	}
 	switch (op) {
 	case OP_MAP:
-		r = vac_map(w.space, ptr(a), n * PAGE, prot,
-			    VAC_MAP_FIXED | (sim_one_in(3) ? VAC_MAP_NOHUGE : 0) |
-				    (sim_one_in(4) ? VAC_MAP_POPULATE : 0),
-			    &out);
+		/* One draw a statement: the order of operands is the compiler's. */
+		flags |= sim_one_in(3) ? VAC_MAP_NOHUGE : 0;
+		flags |= sim_one_in(4) ? VAC_MAP_POPULATE : 0;
+		r = vac_map(w.space, ptr(a), n * PAGE, prot, flags, &out);
 		sim_note("map %#llx+%u as %d: %d", (unsigned long long)a, n, prot, r);
 		if (!none) {
 			must(r == -EEXIST || refused(r), SIM_CONTENT, "a map over something", r);
@@ -479,6 +480,7 @@ static int cycle(int id, int64_t timeout_ms, uint32_t flags)
 static void admin(void *arg)
 {
 	uint32_t rounds = 3 + (uint32_t)sim_below(8);
+	int id;
 
 	(void)arg;
 	while (rounds--) {
@@ -486,7 +488,8 @@ static void admin(void *arg)
 
 		if (sim_one_in(8))
 			flags |= VAC_OFFLINE_DRY_RUN;
-		cycle((int)sim_below((uint64_t)w.nr_blocks), 1 + (int64_t)sim_below(4), flags);
+		id = (int)sim_below((uint64_t)w.nr_blocks);
+		cycle(id, 1 + (int64_t)sim_below(4), flags);
 	}
 }
 
@@ -525,7 +528,8 @@ static void open_pool(void)
 	po.max_bytes = po.block_bytes * VAC__MAX_BLOCKS;
 	po.gate_timeout_ms = 1;
 	po.fault_bytes = (uint32_t)(PAGE << sim_below(VAC__PB_ORDER + 1));
-	po.flags = (sim_one_in(4) ? VAC_POOL_BASE_ONLY : 0) | (sim_one_in(4) ? VAC_POOL_STACKS : 0);
+	po.flags = sim_one_in(4) ? VAC_POOL_BASE_ONLY : 0;
+	po.flags |= sim_one_in(4) ? VAC_POOL_STACKS : 0;
 	r = vac_pool_open(&po, &w.pool);
 	must(r == 0, SIM_CONTENT, "a pool's opening", r);
 
