@@ -33,8 +33,8 @@
 #define HANG_S 60
 #define TIME_MAX_NS 50000000000u /* of one wait or hold: must not look like a hang */
 #define WARM_NS 500000000u
-#define REPORTS_MAX 64  /* failed offlines whose blockers are kept for the output */
-#define BLOCKERS_MAX 4  /* of each of them */
+#define REPORTS_MAX 64 /* failed offlines whose blockers are kept for the output */
+#define BLOCKERS_MAX 4 /* of each of them */
 #define FAILED_SHOWN 10
 
 static const struct opt_ctx ctx = {"stress"};
@@ -473,7 +473,7 @@ static void show_tick(struct wl_run *run)
 	if (!t0 || now < t0 || now >= end)
 		return;
 	out_bar((double)(now - t0) / (double)(end - t0),
-		"%.0f s, %" PRIu64 " blocks left, %" PRIu64 " could not, %.1f GB moved, %" PRIu64
+		"%.0f s, %" PRIu64 " offlines, %" PRIu64 " failed, %.1f GB moved, %" PRIu64
 		" errors",
 		(double)(now - t0) / 1e9, atomic_load(&st->succeeded), atomic_load(&st->failed),
 		(double)atomic_load(&st->bytes_moved) / 1e9, atomic_load(&run->faults));

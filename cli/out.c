@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #define LINE_MAX_BYTES 512
@@ -18,7 +19,9 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static const char *prefix = "vacate"; /* set before threads start */
-static bool line_shown;               /* a progress line stands on the terminal; guarded by lock */
+/* Guarded by lock. */
+static bool line_shown;           /* a progress line stands on the terminal */
+static struct timespec line_time; /* since when */
 
 void out_set_prefix(const char *p)
 {
@@ -75,6 +78,20 @@ static unsigned terminal_width(void)
 	return ws.ws_col;
 }
 
+/* More than twenty lines a second only cost time. Call with lock held. */
+static bool too_soon(void)
+{
+	struct timespec now;
+	long ms;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	ms = (now.tv_sec - line_time.tv_sec) * 1000 + (now.tv_nsec - line_time.tv_nsec) / 1000000;
+	if (line_shown && ms < 50)
+		return true;
+	line_time = now;
+	return false;
+}
+
 static void show_line(const char *head, const char *fmt, va_list ap)
 {
 	char line[LINE_MAX_BYTES];
@@ -86,10 +103,12 @@ static void show_line(const char *head, const char *fmt, va_list ap)
 	n = snprintf(line, sizeof(line), "%s", head);
 	vsnprintf(line + n, sizeof(line) - (size_t)n, fmt, ap);
 	pthread_mutex_lock(&lock);
-	/* One column less: a line that fills the last one wraps on some terminals. */
-	fprintf(stderr, "\r\033[K%.*s", (int)width - 1, line);
-	fflush(stderr);
-	line_shown = true;
+	if (!too_soon()) {
+		/* One column less: a line that fills the last one wraps on some terminals. */
+		fprintf(stderr, "\r\033[K%.*s", (int)width - 1, line);
+		fflush(stderr);
+		line_shown = true;
+	}
 	pthread_mutex_unlock(&lock);
 }
 

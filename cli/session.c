@@ -235,7 +235,8 @@ int session_offline(struct session *s, struct wl_run *run, int id, int64_t timeo
 	wl_stage(run, "offline has ended");
 	c->writer_worst_ns = wl_worst_ns(run, WL_WRITER);
 	c->reader_worst_ns = wl_worst_ns(run, WL_READER);
-	out_progress_end();
+	if (!run->tick)
+		out_progress_end();
 	wl_sample(run);
 	/* Part of the copying may have gone on while it waited for a holder. */
 	c->busy_ns = c->res.elapsed_ns > c->res.waited_ns ? c->res.elapsed_ns - c->res.waited_ns

@@ -80,8 +80,8 @@ extern "C" {
 #define VAC_VERSION_PATCH 0
 #define VAC_VERSION "0.1.0"
 
-#ifndef VAC_PAGE_BYTES /* else the simulator builds the engine with small ones */
-#define VAC_PAGE_BYTES ((size_t)4096)         /* a base folio */
+#ifndef VAC_PAGE_BYTES                /* else the simulator builds the engine with small ones */
+#define VAC_PAGE_BYTES ((size_t)4096) /* a base folio */
 #define VAC_PAGEBLOCK_BYTES ((size_t)2 << 20) /* a huge folio, and the unit of isolation */
 #define VAC_BLOCK_BYTES_MIN ((uint64_t)2 << 20)
 #endif
@@ -90,12 +90,14 @@ extern "C" {
 #define VAC_STACK_MAX 16 /* return addresses kept of a call stack */
 #define VAC_NAME_MAX 32  /* bytes of a pool's or a space's name, the final NUL included */
 
+/* clang-format off */
 /* Initialise an option structure: struct vac_pool_opts o = VAC_INIT(struct vac_pool_opts); */
 #ifdef __cplusplus
 #define VAC_INIT(type) {sizeof(type)}
 #else
 #define VAC_INIT(type) {.size = sizeof(type)}
 #endif
+/* clang-format on */
 
 struct vac_pool;
 struct vac_space;
@@ -110,9 +112,9 @@ const char *vac_version(void);
 /* ---- Pools ---------------------------------------------------------------------------------- */
 
 enum vac_guard {
-	VAC_GUARD_AUTO = 0,     /* the first that the host allows */
-	VAC_GUARD_SIGSEGV,      /* mprotect and a SIGSEGV handler: no privilege needed */
-	VAC_GUARD_USERFAULTFD,  /* not built yet: vac_pool_open() answers -EOPNOTSUPP */
+	VAC_GUARD_AUTO = 0,    /* the first that the host allows */
+	VAC_GUARD_SIGSEGV,     /* mprotect and a SIGSEGV handler: no privilege needed */
+	VAC_GUARD_USERFAULTFD, /* not built yet: vac_pool_open() answers -EOPNOTSUPP */
 };
 
 enum vac_log_level { VAC_LOG_INFO = 0, VAC_LOG_WARN, VAC_LOG_ERROR };
@@ -123,14 +125,14 @@ enum vac_log_level { VAC_LOG_INFO = 0, VAC_LOG_WARN, VAC_LOG_ERROR };
 #define VAC_POOL_BASE_ONLY 4u /* fill memory with 4 KiB folios only, as if every map said NOHUGE */
 
 struct vac_pool_opts {
-	size_t size;             /* sizeof(struct vac_pool_opts) */
-	const char *name;        /* shown in /proc/PID/maps; at most VAC_NAME_MAX-1 bytes; NULL: "pool" */
-	uint64_t block_bytes;    /* power of two, VAC_BLOCK_BYTES_MIN..MAX; 0: 128 MiB */
-	uint64_t max_bytes;      /* most memory in blocks at once; reserves addresses only; 0: 64 GiB */
+	size_t size;      /* sizeof(struct vac_pool_opts) */
+	const char *name; /* shown in /proc/PID/maps; at most VAC_NAME_MAX-1 bytes; NULL: "pool" */
+	uint64_t block_bytes; /* power of two, VAC_BLOCK_BYTES_MIN..MAX; 0: 128 MiB */
+	uint64_t max_bytes; /* most memory in blocks at once; reserves addresses only; 0: 64 GiB */
 	enum vac_guard guard;
-	uint32_t flags;          /* VAC_POOL_* */
+	uint32_t flags;           /* VAC_POOL_* */
 	uint32_t gate_timeout_ms; /* longest that the gate keeps new pins waiting; 0: 1000 */
-	uint32_t fault_bytes;    /* base folios filled in a fault: power of two, 4 KiB..2 MiB; 0: 64 KiB */
+	uint32_t fault_bytes; /* base folios filled in a fault: power of two, 4 KiB..2 MiB; 0: 64 KiB */
 	/* Called for each message of the engine, from whichever thread meets it, with engine locks
 	 * held: it must not call the library nor touch pool memory. NULL: messages are dropped. */
 	void (*log)(void *ctx, enum vac_log_level level, const char *msg);
@@ -161,14 +163,15 @@ struct vac_pool_stats {
 	uint64_t frames_total, frames_free, frames_reserved, frames_used, frames_isolated;
 	uint64_t pageblocks_huge, pageblocks_base; /* filled with 2 MiB, with 4 KiB host pages */
 	uint64_t spaces;
-	uint64_t pins;             /* live pin records */
+	uint64_t pins;                      /* live pin records */
 	uint64_t host_vmas, host_vma_limit; /* mappings used by all pools, and the most allowed */
 	uint64_t meta_bytes_per_block;      /* frame and pageblock descriptors */
 	uint64_t faults, fault_waits;       /* guard faults served; those that met a leaving page */
-	uint64_t migrate_attempts, migrate_folios, migrate_bytes; /* tries, folios and bytes moved */
-	uint64_t gate_waits;       /* pins that waited for a gate */
-	uint64_t splits;           /* huge folios split */
-	uint64_t dangling;         /* migration entries met whose folio was not locked: always 0 */
+	uint64_t migrate_attempts, migrate_folios,
+		migrate_bytes; /* tries, folios and bytes moved */
+	uint64_t gate_waits;   /* pins that waited for a gate */
+	uint64_t splits;       /* huge folios split */
+	uint64_t dangling;     /* migration entries met whose folio was not locked: always 0 */
 	uint64_t wakes, wake_batch_max_ns; /* wake-ups of waiters, and the longest single batch */
 };
 
@@ -193,8 +196,8 @@ enum vac_zone {
 enum vac_block_state {
 	VAC_BLOCK_OFFLINE = 0, /* known to the pool, holds no memory */
 	VAC_BLOCK_ONLINE,
-	VAC_BLOCK_ISOLATING,   /* vac_block_offline() has begun: nothing new is placed in it */
-	VAC_BLOCK_EVACUATING,  /* its folios are moving out */
+	VAC_BLOCK_ISOLATING,  /* vac_block_offline() has begun: nothing new is placed in it */
+	VAC_BLOCK_EVACUATING, /* its folios are moving out */
 };
 
 struct vac_block_opts {
@@ -215,8 +218,8 @@ int vac_block_add(struct vac_pool *pool, const struct vac_block_opts *opts);
 int vac_block_online(struct vac_pool *pool, int id, enum vac_zone zone);
 
 /* vac_offline_opts.flags */
-#define VAC_OFFLINE_BEST_EFFORT 1u /* without enough target memory, move what fits, then stop */
-#define VAC_OFFLINE_DRY_RUN 2u     /* answer what would be missing; move nothing */
+#define VAC_OFFLINE_BEST_EFFORT 1u  /* without enough target memory, move what fits, then stop */
+#define VAC_OFFLINE_DRY_RUN 2u      /* answer what would be missing; move nothing */
 #define VAC_OFFLINE_TEST_NO_GATE 4u /* test switch: do not gate pins; endless I/O then starves us */
 
 struct vac_offline_progress {
@@ -239,16 +242,16 @@ struct vac_offline_opts {
 struct vac_offline_result {
 	size_t size;
 	uint64_t bytes_moved, huge_moved, base_moved; /* folios of each size */
-	uint64_t attempts;          /* folio migrations begun, for huge_moved + base_moved successes */
+	uint64_t attempts; /* folio migrations begun, for huge_moved + base_moved successes */
 	uint64_t elapsed_ns, copy_ns;
-	uint64_t missing_bytes;     /* target memory that is lacking; 0 if none */
-	uint64_t possible_bytes;    /* how much of the block could move all the same */
-	uint64_t given_back_bytes;  /* memory returned to the system, sealed before */
-	uint64_t waited_ns;         /* total time waited for pins and other holders */
+	uint64_t missing_bytes;         /* target memory that is lacking; 0 if none */
+	uint64_t possible_bytes;        /* how much of the block could move all the same */
+	uint64_t given_back_bytes;      /* memory returned to the system, sealed before */
+	uint64_t waited_ns;             /* total time waited for pins and other holders */
 	char waited_for[VAC_OWNER_MAX]; /* owner of the pin that was waited for longest; "" if none */
-	uint32_t waited_tid;        /* and the thread that had taken it */
+	uint32_t waited_tid;            /* and the thread that had taken it */
 	uint64_t waited_longest_ns;
-	struct vac_report *report;  /* on failure, who holds what; free it. NULL on success */
+	struct vac_report *report; /* on failure, who holds what; free it. NULL on success */
 };
 
 /*
@@ -278,9 +281,10 @@ struct vac_block_info {
 	enum vac_zone zone;
 	uint64_t bytes;
 	uint64_t frames_used, frames_free, frames_reserved;
-	uint64_t pageblocks, pageblocks_huge, pageblocks_base; /* all; filled with 2 MiB, 4 KiB pages */
-	uint64_t pins;  /* live pin records that touch the block */
-	int fd;         /* the memfd, owned by the pool, or -1 while offline */
+	uint64_t pageblocks, pageblocks_huge,
+		pageblocks_base; /* all; filled with 2 MiB, 4 KiB pages */
+	uint64_t pins;           /* live pin records that touch the block */
+	int fd;                  /* the memfd, owned by the pool, or -1 while offline */
 };
 
 /* -ENOENT. Numbers run from 0 to below vac_block_max(); not all exist. */
@@ -300,7 +304,7 @@ int vac_block_max(struct vac_pool *pool);
 struct vac_space_opts {
 	size_t size;
 	const char *name; /* at most VAC_NAME_MAX-1 bytes; NULL: "space" */
-	uint64_t bytes;   /* addresses to reserve, at most 16 TiB; rounded up to 2 MiB; must be given */
+	uint64_t bytes; /* addresses to reserve, at most 16 TiB; rounded up to 2 MiB; must be given */
 };
 
 /* Reserve a range of addresses. -EINVAL, -ENOMEM, -ENOSPC (4096 spaces exist). */
@@ -340,18 +344,18 @@ int vac_protect(struct vac_space *space, void *addr, size_t len, int prot);
 
 enum vac_advice {
 	VAC_ADV_WILLNEED = 1, /* fill in now; -ENOMEM where memory ran out, the rest is filled */
-	VAC_ADV_DONTNEED,     /* drop the contents: zeroes on the next touch. -EBUSY as vac_unmap() */
-	VAC_ADV_HUGE,         /* from now on fill with huge folios where possible */
-	VAC_ADV_NOHUGE,       /* from now on fill with base folios; what is there stays */
+	VAC_ADV_DONTNEED, /* drop the contents: zeroes on the next touch. -EBUSY as vac_unmap() */
+	VAC_ADV_HUGE,     /* from now on fill with huge folios where possible */
+	VAC_ADV_NOHUGE,   /* from now on fill with base folios; what is there stays */
 };
 int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice advice);
 
 struct vac_page_info {
 	size_t size;
-	int present;       /* 0: nothing there yet, 1: a folio, 2: one that is leaving */
+	int present; /* 0: nothing there yet, 1: a folio, 2: one that is leaving */
 	int huge;
-	int block;         /* block number, -1 if not present */
-	uint64_t pfn;      /* frame number in the pool of the page (not of the folio's head) */
+	int block;    /* block number, -1 if not present */
+	uint64_t pfn; /* frame number in the pool of the page (not of the folio's head) */
 	uint32_t refs, pins, map; /* of the folio */
 };
 /* What backs one address, at this moment. -EFAULT: not mapped. */
@@ -359,10 +363,10 @@ int vac_page_info(struct vac_space *space, const void *addr, struct vac_page_inf
 
 /* ---- Pins ----------------------------------------------------------------------------------- */
 
-#define VAC_PIN_READ 0u      /* the holder only reads the memory */
-#define VAC_PIN_WRITE 1u     /* the holder writes it; the mapping must allow that */
-#define VAC_PIN_LONGTERM 2u  /* held for longer than an I/O: offline does not wait, it reports */
-#define VAC_PIN_STACK 4u     /* record this call's stack */
+#define VAC_PIN_READ 0u     /* the holder only reads the memory */
+#define VAC_PIN_WRITE 1u    /* the holder writes it; the mapping must allow that */
+#define VAC_PIN_LONGTERM 2u /* held for longer than an I/O: offline does not wait, it reports */
+#define VAC_PIN_STACK 4u    /* record this call's stack */
 
 /*
  * Pin every folio of [addr, addr+len): fill it in, and keep it where it is until vac_unpin(). No
@@ -403,10 +407,10 @@ const char *vac_blocker_class_name(enum vac_blocker_class cls); /* "short pin", 
 struct vac_owner {
 	char owner[VAC_OWNER_MAX];
 	uint32_t tid;
-	char thread[16];     /* the thread's name, "" if it has ended */
-	uint32_t flags;      /* VAC_PIN_* */
+	char thread[16]; /* the thread's name, "" if it has ended */
+	uint32_t flags;  /* VAC_PIN_* */
 	uint64_t age_ns;
-	uintptr_t addr;      /* what was pinned */
+	uintptr_t addr; /* what was pinned */
 	uint64_t len;
 	unsigned stack_depth; /* return addresses, innermost first; 0 if not recorded */
 	uintptr_t stack[VAC_STACK_MAX];
@@ -416,15 +420,15 @@ struct vac_blocker {
 	size_t size;
 	enum vac_blocker_class cls;
 	int block;
-	uint64_t pfn;        /* of the folio's head */
-	uint32_t frames;     /* 1 or 512 */
-	char space[VAC_NAME_MAX]; /* "" if it is mapped nowhere any more */
-	uintptr_t addr;      /* where it is mapped, 0 if nowhere */
+	uint64_t pfn;                            /* of the folio's head */
+	uint32_t frames;                         /* 1 or 512 */
+	char space[VAC_NAME_MAX];                /* "" if it is mapped nowhere any more */
+	uintptr_t addr;                          /* where it is mapped, 0 if nowhere */
 	uint32_t refs, pins, map, expected_refs; /* expected: what a migration would have to find */
 	int frozen, gated, waiters, locked;
-	uint32_t attempts;   /* of this offline to move it */
-	int last_error;      /* of the last one, as a negative errno value */
-	unsigned owners;     /* how many pin records hold it; see vac_report_owner() */
+	uint32_t attempts; /* of this offline to move it */
+	int last_error;    /* of the last one, as a negative errno value */
+	unsigned owners;   /* how many pin records hold it; see vac_report_owner() */
 };
 
 /* Who holds block id now? Moves nothing. *report is the caller's to free. -ENOENT, -ENOMEM. */

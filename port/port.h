@@ -105,11 +105,11 @@ struct vac__held *vac__port_held(void);
  * access again. -EFAULT: not allowed (a true SIGSEGV). -ENOMEM: no memory (SIGBUS). */
 typedef int vac__fault_fn(void *arg, uintptr_t addr, unsigned access);
 
-struct vac__backing {      /* the memory of one block; filled by block_open */
-	int fd;            /* for the user's eyes, -1 if there is none */
+struct vac__backing { /* the memory of one block; filled by block_open */
+	int fd;       /* for the user's eyes, -1 if there is none */
 	size_t bytes;
-	void *direct;      /* where it is mapped for the engine, NULL if not */
-	size_t granule;    /* smallest run that can be mapped by itself: 4 KiB or 2 MiB */
+	void *direct;   /* where it is mapped for the engine, NULL if not */
+	size_t granule; /* smallest run that can be mapped by itself: 4 KiB or 2 MiB */
 	uintptr_t priv;
 };
 

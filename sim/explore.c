@@ -30,7 +30,7 @@ struct options {
 	uint64_t seed, schedules;
 	int workload; /* -1: all in turn */
 	int threads;
-	int faults;   /* -1: every other seed */
+	int faults; /* -1: every other seed */
 	bool json, shrink, trace;
 	const char *replay, *save_dir;
 };
@@ -90,16 +90,11 @@ static void play(struct run *r, struct sim_result *res)
 static const char *end_name(enum sim_end e)
 {
 	switch (e) {
-	case SIM_OK:
-		return "nothing";
-	case SIM_CRASH:
-		return "crash";
-	case SIM_LIVENESS:
-		return "lost liveness";
-	case SIM_CONTENT:
-		return "wrong content";
-	default:
-		return "leak";
+	case SIM_OK: return "nothing";
+	case SIM_CRASH: return "crash";
+	case SIM_LIVENESS: return "lost liveness";
+	case SIM_CONTENT: return "wrong content";
+	default: return "leak";
 	}
 }
 
@@ -169,13 +164,13 @@ static int load(const char *path, struct options *o, struct run *r, struct sim_d
 		return -1;
 	}
 	if (fscanf(f, "vacate-sim %31s\n#%*[^\n]\n", version) != 1 ||
-	    fscanf(f, "seed %" SCNu64 " workload %31s threads %d faults %d turns %u", &seed, workload,
-		   &threads, &faults, &n) != 5 ||
+	    fscanf(f, "seed %" SCNu64 " workload %31s threads %d faults %d turns %u", &seed,
+		   workload, &threads, &faults, &n) != 5 ||
 	    work_by_name(workload) < 0 || n > SIM_DECISIONS_MAX)
 		goto bad;
 	if (strcmp(version, VAC_VERSION) != 0)
-		fprintf(stderr, "vacate sim: %s was made by version %s: it may go another way\n", path,
-			version);
+		fprintf(stderr, "vacate sim: %s was made by version %s: it may go another way\n",
+			path, version);
 	o->workload = work_by_name(workload);
 	o->threads = threads;
 	o->faults = faults;
@@ -202,7 +197,9 @@ bad:
 
 static void replay_command(const struct run *r, char *buf, size_t n)
 {
-	snprintf(buf, n, "vacate sim --seed %" PRIu64 " --schedules 1 --workload %s --threads %d --faults %s",
+	snprintf(buf, n,
+		 "vacate sim --seed %" PRIu64
+		 " --schedules 1 --workload %s --threads %d --faults %s",
 		 r->work.seed, work_name(r->work.workload), r->work.threads,
 		 r->work.faults ? "on" : "off");
 }
@@ -226,7 +223,8 @@ static void show(struct run *r, const struct options *o, const struct sim_result
 	if (save(file, r, found, d, n) < 0)
 		file[0] = '\0';
 	if (!o->json) {
-		printf("interleaving, shortened from %u turns to %u (step, thread, what):\n", had, n);
+		printf("interleaving, shortened from %u turns to %u (step, thread, what):\n", had,
+		       n);
 		sim_trace_to(stdout);
 		play(r, &res);
 		sim_trace_to(NULL);
@@ -239,9 +237,10 @@ static json_t *result_json(const struct run *r, const struct sim_result *res, co
 	char cmd[256];
 
 	replay_command(r, cmd, sizeof(cmd));
-	return json_pack("{s:I,s:s,s:s,s:s,s:I,s:s,s:s}", "seed", (json_int_t)r->work.seed, "workload",
-			 work_name(r->work.workload), "end", end_name(res->end), "what", res->what,
-			 "steps", (json_int_t)res->steps, "replay", cmd, "replay_file", file);
+	return json_pack("{s:I,s:s,s:s,s:s,s:I,s:s,s:s}", "seed", (json_int_t)r->work.seed,
+			 "workload", work_name(r->work.workload), "end", end_name(res->end), "what",
+			 res->what, "steps", (json_int_t)res->steps, "replay", cmd, "replay_file",
+			 file);
 }
 
 static double seconds(void)
@@ -262,10 +261,12 @@ static int explore(const struct options *o)
 	struct run r;
 
 	if (!o->json)
-		printf("vacate sim %s: seed %" PRIu64 ", %" PRIu64 " schedules, workload %s, threads %d\n"
+		printf("vacate sim %s: seed %" PRIu64 ", %" PRIu64
+		       " schedules, workload %s, threads %d\n"
 		       "replay one: vacate sim --seed SEED --schedules 1 --workload NAME\n",
 		       VAC_VERSION, o->seed, o->schedules,
-		       o->workload < 0 ? "all" : work_name((enum sim_workload)o->workload), o->threads);
+		       o->workload < 0 ? "all" : work_name((enum sim_workload)o->workload),
+		       o->threads);
 	for (uint64_t i = 0; i < o->schedules; i++) {
 		r = derive(o, o->seed + i);
 		if (o->trace)
@@ -291,11 +292,11 @@ static int explore(const struct options *o)
 			found = result_json(&r, &res, file);
 	}
 	if (o->json) {
-		json_t *all = json_pack("{s:s,s:I,s:I,s:I,s:f,s:f,s:s,s:o}", "version", VAC_VERSION, "seed",
-					(json_int_t)o->seed, "schedules", (json_int_t)done, "steps",
-					(json_int_t)steps, "seconds", took, "schedules_per_s",
-					took > 0 ? (double)done / took : 0.0, "trace_hash", "", "found",
-					found ? found : json_null());
+		json_t *all = json_pack("{s:s,s:I,s:I,s:I,s:f,s:f,s:s,s:o}", "version", VAC_VERSION,
+					"seed", (json_int_t)o->seed, "schedules", (json_int_t)done,
+					"steps", (json_int_t)steps, "seconds", took,
+					"schedules_per_s", took > 0 ? (double)done / took : 0.0,
+					"trace_hash", "", "found", found ? found : json_null());
 
 		snprintf(cmd, sizeof(cmd), "%016" PRIx64, hash);
 		json_object_set_new(all, "trace_hash", json_string(cmd));
@@ -303,9 +304,10 @@ static int explore(const struct options *o)
 		putchar('\n');
 		json_decref(all);
 	} else {
-		printf("%" PRIu64 " schedules, %" PRIu64 " steps in %.1f s (%.0f schedules/s), trace %016" PRIx64
-		       ": %s found\n",
-		       done, steps, took, took > 0 ? (double)done / took : 0.0, hash, end_name(res.end));
+		printf("%" PRIu64 " schedules, %" PRIu64
+		       " steps in %.1f s (%.0f schedules/s), trace %016" PRIx64 ": %s found\n",
+		       done, steps, took, took > 0 ? (double)done / took : 0.0, hash,
+		       end_name(res.end));
 	}
 	return (int)res.end;
 }
@@ -391,7 +393,8 @@ static bool number(const char *name, const char *text, uint64_t min, uint64_t ma
 	errno = 0;
 	*v = strtoull(text, &end, 0);
 	if (errno || *end || end == text || text[0] == '-' || *v < min || *v > max) {
-		fprintf(stderr, "vacate sim: %s: '%s' is not a number from %" PRIu64 " to %" PRIu64 "\n",
+		fprintf(stderr,
+			"vacate sim: %s: '%s' is not a number from %" PRIu64 " to %" PRIu64 "\n",
 			name, text, min, max);
 		return false;
 	}
@@ -421,14 +424,24 @@ static bool on_off(const char *text, int *v)
 int vac_sim_main(int argc, char **argv)
 {
 	static const struct option longs[] = {
-		{"seed", required_argument, NULL, 's'},	    {"schedules", required_argument, NULL, 'n'},
-		{"workload", required_argument, NULL, 'w'}, {"threads", required_argument, NULL, 't'},
-		{"faults", required_argument, NULL, 'f'},   {"replay", required_argument, NULL, 'r'},
-		{"save", required_argument, NULL, 'd'},	    {"no-shrink", no_argument, NULL, 'S'},
-		{"trace", no_argument, NULL, 'T'},	    {"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},	    {NULL, 0, NULL, 0},
+		{"seed", required_argument, NULL, 's'},
+		{"schedules", required_argument, NULL, 'n'},
+		{"workload", required_argument, NULL, 'w'},
+		{"threads", required_argument, NULL, 't'},
+		{"faults", required_argument, NULL, 'f'},
+		{"replay", required_argument, NULL, 'r'},
+		{"save", required_argument, NULL, 'd'},
+		{"no-shrink", no_argument, NULL, 'S'},
+		{"trace", no_argument, NULL, 'T'},
+		{"json", no_argument, NULL, 'j'},
+		{"help", no_argument, NULL, 'h'},
+		{NULL, 0, NULL, 0},
 	};
-	struct options o = {.seed = 1, .schedules = 10000, .workload = -1, .faults = -1, .shrink = true,
+	struct options o = {.seed = 1,
+			    .schedules = 10000,
+			    .workload = -1,
+			    .faults = -1,
+			    .shrink = true,
 			    .save_dir = "."};
 	uint64_t v;
 	bool ok = true;
@@ -437,42 +450,23 @@ int vac_sim_main(int argc, char **argv)
 	optind = 1;
 	while (ok && (c = getopt_long(argc, argv, "+h", longs, NULL)) != -1) {
 		switch (c) {
-		case 's':
-			ok = number("--seed", optarg, 0, UINT64_MAX / 4, &o.seed);
-			break;
+		case 's': ok = number("--seed", optarg, 0, UINT64_MAX / 4, &o.seed); break;
 		case 'n':
 			ok = number("--schedules", optarg, 1, UINT64_MAX / 4, &o.schedules);
 			break;
-		case 'w':
-			ok = workload(optarg, &o.workload);
-			break;
+		case 'w': ok = workload(optarg, &o.workload); break;
 		case 't':
 			ok = number("--threads", optarg, 1, 6, &v);
 			o.threads = (int)v;
 			break;
-		case 'f':
-			ok = on_off(optarg, &o.faults);
-			break;
-		case 'r':
-			o.replay = optarg;
-			break;
-		case 'd':
-			o.save_dir = optarg;
-			break;
-		case 'S':
-			o.shrink = false;
-			break;
-		case 'T':
-			o.trace = true;
-			break;
-		case 'j':
-			o.json = true;
-			break;
-		case 'h':
-			usage();
-			return 0;
-		default:
-			ok = false;
+		case 'f': ok = on_off(optarg, &o.faults); break;
+		case 'r': o.replay = optarg; break;
+		case 'd': o.save_dir = optarg; break;
+		case 'S': o.shrink = false; break;
+		case 'T': o.trace = true; break;
+		case 'j': o.json = true; break;
+		case 'h': usage(); return 0;
+		default: ok = false;
 		}
 	}
 	if (ok && optind < argc) {

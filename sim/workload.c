@@ -27,20 +27,34 @@
 #define SHARED_PAGES 2u
 
 enum op {
-	OP_STORE, OP_LOAD, OP_LOAD_OTHER, OP_ADD, OP_PIN, OP_DMA, OP_LONGPIN, OP_NESTED_PIN,
-	OP_MAP, OP_UNMAP, OP_PROTECT, OP_DONTNEED, OP_WILLNEED, OP_ADVISE, OP_INFO, OP_COUNT,
+	OP_STORE,
+	OP_LOAD,
+	OP_LOAD_OTHER,
+	OP_ADD,
+	OP_PIN,
+	OP_DMA,
+	OP_LONGPIN,
+	OP_NESTED_PIN,
+	OP_MAP,
+	OP_UNMAP,
+	OP_PROTECT,
+	OP_DONTNEED,
+	OP_WILLNEED,
+	OP_ADVISE,
+	OP_INFO,
+	OP_COUNT,
 };
 
 struct page {
 	bool mapped;
 	uint8_t prot;
-	uint32_t gen;          /* goes up when what is there is dropped */
+	uint32_t gen; /* goes up when what is there is dropped */
 	uint64_t word[WORDS];
 };
 
 struct writer {
 	int id, thread;
-	uint64_t base;         /* address of its region */
+	uint64_t base; /* address of its region */
 	uint64_t seq;
 	struct page page[REGION_PAGES];
 };
@@ -50,13 +64,13 @@ static struct {
 	struct vac_pool *pool;
 	struct vac_space *space;
 	uint64_t base, shared, buffer;
-	uint32_t ops_off;      /* bit set: this operation is switched off (swarm) */
+	uint32_t ops_off; /* bit set: this operation is switched off (swarm) */
 	int nr_writers, nr_queues, nr_blocks, admin, admin2, observer;
 	int queue[QUEUES_MAX];
 	struct writer writer[WRITERS_MAX];
-	uint64_t added;        /* to the shared counter */
+	uint64_t added; /* to the shared counter */
 	uint32_t steps_left;
-	bool calm, stop;       /* second phase; queues and stormers end */
+	bool calm, stop; /* second phase; queues and stormers end */
 	struct sim_faults faults;
 } w;
 
@@ -121,8 +135,8 @@ static void load(struct writer *t, uint32_t p, uint32_t i)
 	}
 	must(r == 0, SIM_CONTENT, "a load of mapped memory", r);
 	if (v != m->word[i])
-		sim_fail(SIM_CONTENT, "writer %d page %u word %u: %#llx, written %#llx", t->id, p, i,
-			 (unsigned long long)v, (unsigned long long)m->word[i]);
+		sim_fail(SIM_CONTENT, "writer %d page %u word %u: %#llx, written %#llx", t->id, p,
+			 i, (unsigned long long)v, (unsigned long long)m->word[i]);
 }
 
 static void store(struct writer *t, uint32_t p, uint32_t i)
@@ -269,7 +283,8 @@ static bool refused(int r)
 
 static void change_mapping(struct writer *t, enum op op)
 {
-	uint32_t n = 1 + (uint32_t)sim_below(REGION_PAGES), first = (uint32_t)sim_below(REGION_PAGES);
+	uint32_t n = 1 + (uint32_t)sim_below(REGION_PAGES),
+		 first = (uint32_t)sim_below(REGION_PAGES);
 	bool all = true, none = true;
 	uint64_t a;
 	void *out;
@@ -346,9 +361,10 @@ static void change_mapping(struct writer *t, enum op op)
 static void one_op(struct writer *t)
 {
 	static const uint8_t weight[OP_COUNT] = {
-		[OP_STORE] = 30, [OP_LOAD] = 20, [OP_LOAD_OTHER] = 6, [OP_ADD] = 10, [OP_PIN] = 4,
-		[OP_DMA] = 8, [OP_LONGPIN] = 2, [OP_NESTED_PIN] = 3, [OP_MAP] = 8, [OP_UNMAP] = 6,
-		[OP_PROTECT] = 6, [OP_DONTNEED] = 3, [OP_WILLNEED] = 2, [OP_ADVISE] = 2, [OP_INFO] = 1,
+		[OP_STORE] = 30,   [OP_LOAD] = 20,  [OP_LOAD_OTHER] = 6, [OP_ADD] = 10,
+		[OP_PIN] = 4,      [OP_DMA] = 8,    [OP_LONGPIN] = 2,    [OP_NESTED_PIN] = 3,
+		[OP_MAP] = 8,      [OP_UNMAP] = 6,  [OP_PROTECT] = 6,    [OP_DONTNEED] = 3,
+		[OP_WILLNEED] = 2, [OP_ADVISE] = 2, [OP_INFO] = 1,
 	};
 	struct vac_page_info info = VAC_INIT(struct vac_page_info);
 	uint32_t p = (uint32_t)sim_below(REGION_PAGES), i = (uint32_t)sim_below(WORDS);
@@ -362,38 +378,21 @@ static void one_op(struct writer *t)
 	if (w.calm && op == OP_LONGPIN)
 		op = OP_PIN;
 	switch (op) {
-	case OP_STORE:
-		store(t, p, i);
-		break;
-	case OP_LOAD:
-		load(t, p, i);
-		break;
-	case OP_LOAD_OTHER:
-		load_other(t);
-		break;
-	case OP_ADD:
-		add_shared();
-		break;
+	case OP_STORE: store(t, p, i); break;
+	case OP_LOAD: load(t, p, i); break;
+	case OP_LOAD_OTHER: load_other(t); break;
+	case OP_ADD: add_shared(); break;
 	case OP_PIN:
 		if (pin(t, p, 1, VAC_PIN_READ, &handle) == 0) {
 			load(t, p, i);
 			unpin(handle);
 		}
 		break;
-	case OP_DMA:
-		pin_and_dma(t, 0);
-		break;
-	case OP_LONGPIN:
-		pin_and_dma(t, VAC_PIN_LONGTERM | VAC_PIN_STACK);
-		break;
-	case OP_NESTED_PIN:
-		nested_pins(t);
-		break;
-	case OP_INFO:
-		vac_page_info(w.space, ptr(addr_of(t, p, 0)), &info);
-		break;
-	default:
-		change_mapping(t, (enum op)op);
+	case OP_DMA: pin_and_dma(t, 0); break;
+	case OP_LONGPIN: pin_and_dma(t, VAC_PIN_LONGTERM | VAC_PIN_STACK); break;
+	case OP_NESTED_PIN: nested_pins(t); break;
+	case OP_INFO: vac_page_info(w.space, ptr(addr_of(t, p, 0)), &info); break;
+	default: change_mapping(t, (enum op)op);
 	}
 }
 
@@ -421,7 +420,8 @@ static void queue(void *arg)
 		struct sim_dma d[2];
 		uint64_t handle, v;
 		bool starved = may_starve();
-		int r = vac_pin(w.space, ptr(w.buffer), 2 * PAGE, VAC_PIN_WRITE, "direct read", &handle);
+		int r = vac_pin(w.space, ptr(w.buffer), 2 * PAGE, VAC_PIN_WRITE, "direct read",
+				&handle);
 
 		if (r == -ENOMEM && starved) {
 			sim_sleep(100000);
@@ -585,8 +585,8 @@ static void draw_world(void)
 			w.ops_off |= (uint32_t)sim_one_in(3) << i;
 		break;
 	case WORK_MIGRATE:
-		w.ops_off = ((1u << OP_COUNT) - 1) & ~(1u << OP_STORE | 1u << OP_LOAD | 1u << OP_ADD |
-						       1u << OP_LOAD_OTHER);
+		w.ops_off = ((1u << OP_COUNT) - 1) &
+			    ~(1u << OP_STORE | 1u << OP_LOAD | 1u << OP_ADD | 1u << OP_LOAD_OTHER);
 		break;
 	case WORK_PIN:
 		w.ops_off = 1u << OP_MAP | 1u << OP_UNMAP | 1u << OP_PROTECT | 1u << OP_DONTNEED |
@@ -602,8 +602,7 @@ static void draw_world(void)
 		w.nr_queues = 0;
 		w.nr_writers = 1;
 		break;
-	default:
-		w.nr_queues = QUEUES_MAX;
+	default: w.nr_queues = QUEUES_MAX;
 	}
 	if (w.cfg.faults) {
 		w.faults.populate = 20;
@@ -644,8 +643,8 @@ static void every_block_leaves(void)
 		int r = cycle(id, 2000, 0);
 
 		if (r < 0)
-			sim_fail(SIM_LIVENESS, "block %d does not leave, and nothing holds it (%d)", id,
-				 r);
+			sim_fail(SIM_LIVENESS, "block %d does not leave, and nothing holds it (%d)",
+				 id, r);
 	}
 }
 
@@ -721,7 +720,8 @@ void work_run(void *arg)
 	final_check();
 	vac_pool_stats(w.pool, &st);
 	if (st.dangling)
-		sim_fail(SIM_CRASH, "%llu dangling migration entries", (unsigned long long)st.dangling);
+		sim_fail(SIM_CRASH, "%llu dangling migration entries",
+			 (unsigned long long)st.dangling);
 	r = vac_pool_close(w.pool);
 	must(r == 0, SIM_LEAK, "a pool's closing", r);
 	if (sim_meta_live())

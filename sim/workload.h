@@ -22,8 +22,8 @@ enum sim_workload {
 struct work_config {
 	uint64_t seed;
 	enum sim_workload workload;
-	int threads;  /* writers; 0: drawn */
-	bool faults;  /* first phase with failing host calls */
+	int threads; /* writers; 0: drawn */
+	bool faults; /* first phase with failing host calls */
 };
 
 const char *work_name(enum sim_workload w);

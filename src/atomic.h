@@ -33,10 +33,9 @@ void vac__sim_sync(const char *name, uint64_t arg);
 #define vac__st(p, v) (VAC__POINT(p), atomic_store((p), (v)))
 #define vac__xchg(p, v) (VAC__POINT(p), atomic_exchange((p), (v)))
 #define vac__cas(p, old, v) (VAC__POINT(p), atomic_compare_exchange_strong((p), (old), (v)))
-#define vac__cas_acq(p, old, v)                                                                    \
-	(VAC__POINT(p), atomic_compare_exchange_strong_explicit((p), (old), (v),                   \
-								memory_order_acquire,              \
-								memory_order_relaxed))
+#define vac__cas_acq(p, old, v)                                  \
+	(VAC__POINT(p), atomic_compare_exchange_strong_explicit( \
+				(p), (old), (v), memory_order_acquire, memory_order_relaxed))
 #define vac__add(p, v) (VAC__POINT(p), atomic_fetch_add((p), (v)))
 #define vac__sub(p, v) (VAC__POINT(p), atomic_fetch_sub((p), (v)))
 #define vac__or(p, v) (VAC__POINT(p), atomic_fetch_or((p), (v)))
@@ -45,11 +44,11 @@ void vac__sim_sync(const char *name, uint64_t arg);
 #define vac__stat_add(p, v) atomic_fetch_add_explicit((p), (v), memory_order_relaxed)
 #define vac__stat_max(p, v)                                                                        \
 	do {                                                                                       \
-		uint64_t max_new_ = (v), max_old_ = atomic_load_explicit((p), memory_order_relaxed); \
-		while (max_new_ > max_old_ &&                                                      \
-		       !atomic_compare_exchange_weak_explicit((p), &max_old_, max_new_,            \
-							      memory_order_relaxed,                \
-							      memory_order_relaxed))               \
+		uint64_t max_new_ = (v),                                                           \
+			 max_old_ = atomic_load_explicit((p), memory_order_relaxed);               \
+		while (max_new_ > max_old_ && !atomic_compare_exchange_weak_explicit(              \
+						      (p), &max_old_, max_new_,                    \
+						      memory_order_relaxed, memory_order_relaxed)) \
 			;                                                                          \
 	} while (0)
 

@@ -198,7 +198,8 @@ int vac_block_info(struct vac_pool *pool, int id, struct vac_block_info *info)
 		struct vac__pb *pb = &pool->pbs[(pfn >> VAC__PB_ORDER) + k];
 		uint32_t nr_free, nr_resv;
 
-		i.frames_used += vac__frames_used(pool, pfn + k * VAC__PB_PAGES, &nr_free, &nr_resv);
+		i.frames_used +=
+			vac__frames_used(pool, pfn + k * VAC__PB_PAGES, &nr_free, &nr_resv);
 		i.frames_free += nr_free;
 		i.frames_reserved += nr_resv;
 		i.pageblocks_huge += vac__ld_rlx(&pb->populated) == VAC__PB_HUGE;

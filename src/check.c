@@ -47,14 +47,14 @@ static int check_entry(struct check *c, struct vac_space *s, uint32_t page, uint
 	struct vac__frame *f = vac__frame(c->pool, pfn);
 
 	if (vac__e_migration(e))
-		return bad(c, "space %u page %u: migration entry for pfn %u left behind", s->id, page,
-			   pfn);
+		return bad(c, "space %u page %u: migration entry for pfn %u left behind", s->id,
+			   page, pfn);
 	if (!vac__e_present(e))
 		return bad(c, "space %u page %u: entry %#llx is of no known type", s->id, page,
 			   (unsigned long long)e);
 	if ((kind(c, pfn) & VAC__F_KIND) != (huge ? VAC__F_HEAD : VAC__F_BASE))
-		return bad(c, "space %u page %u: pfn %u has flags %#x, wanted a %s folio", s->id, page,
-			   pfn, kind(c, pfn), huge ? "huge" : "base");
+		return bad(c, "space %u page %u: pfn %u has flags %#x, wanted a %s folio", s->id,
+			   page, pfn, kind(c, pfn), huge ? "huge" : "base");
 	if (vac__ld_rlx(&f->family) != s->family || vac__ld_rlx(&f->index) != page)
 		return bad(c, "space %u page %u: pfn %u believes it is page %u of family %u", s->id,
 			   page, pfn, vac__ld_rlx(&f->index), vac__ld_rlx(&f->family));
@@ -79,12 +79,12 @@ static int check_space(struct check *c, struct vac_space *s)
 		uint64_t e = vac__ld(vac__pmd(s, vpb));
 
 		if (s->nseg[vpb] != vac__segments_of(s, vpb))
-			return bad(c, "space %u pageblock %u: %u host mappings booked, %u shown", s->id,
-				   vpb, s->nseg[vpb], vac__segments_of(s, vpb));
+			return bad(c, "space %u pageblock %u: %u host mappings booked, %u shown",
+				   s->id, vpb, s->nseg[vpb], vac__segments_of(s, vpb));
 		if (e && (e & VAC__E_TYPE) != VAC__E_TABLE)
 			r = check_entry(c, s, vpb * VAC__PB_PAGES, e, true);
-		for (uint32_t i = 0; (e & VAC__E_TYPE) == VAC__E_TABLE && i < VAC__PB_PAGES && r == 0;
-		     i++) {
+		for (uint32_t i = 0;
+		     (e & VAC__E_TYPE) == VAC__E_TABLE && i < VAC__PB_PAGES && r == 0; i++) {
 			uint32_t page = vpb * VAC__PB_PAGES + i;
 			uint64_t pte = vac__ld(vac__pte(s, page));
 
@@ -146,8 +146,8 @@ static int check_pageblock(struct check *c, uint32_t n)
 			r = bad(c, "pfn %u: free with word %#llx", pfn, (unsigned long long)w);
 	}
 	if (r == 0 && (nr_free != pb->nr_free || nr_resv != pb->nr_resv))
-		r = bad(c, "pageblock %u: counts %u free %u reserved, has %u and %u", n, pb->nr_free,
-			pb->nr_resv, nr_free, nr_resv);
+		r = bad(c, "pageblock %u: counts %u free %u reserved, has %u and %u", n,
+			pb->nr_free, pb->nr_resv, nr_free, nr_resv);
 	if (r == 0 && (nr_resv && !pb->resv_space))
 		r = bad(c, "pageblock %u: reserved frames without a reservation", n);
 	c->total += VAC__PB_PAGES;
@@ -175,8 +175,9 @@ static int check_lists(struct check *c)
 					return bad(c, "free list %u/%u: pfn %u does not belong", z,
 						   order, pfn);
 				if (!pb->online || pb->isolated || pb->zone != z)
-					return bad(c, "free list %u/%u: pfn %u is of a pageblock that "
-						      "gives none",
+					return bad(c,
+						   "free list %u/%u: pfn %u is of a pageblock that "
+						   "gives none",
 						   z, order, pfn);
 				sum += UINT64_C(1) << order;
 				prev = pfn;
@@ -186,8 +187,8 @@ static int check_lists(struct check *c)
 		}
 	}
 	if (sum != c->free)
-		return bad(c, "free lists hold %llu frames, pageblocks %llu", (unsigned long long)sum,
-			   (unsigned long long)c->free);
+		return bad(c, "free lists hold %llu frames, pageblocks %llu",
+			   (unsigned long long)sum, (unsigned long long)c->free);
 	return 0;
 }
 
@@ -198,9 +199,11 @@ static int check_sums(struct check *c)
 
 	if (c->total != vac__ld(&pool->nr_total) || c->free != vac__ld(&pool->nr_free) ||
 	    c->resv != vac__ld(&pool->nr_resv) || c->isolated != vac__ld(&pool->nr_isolated))
-		return bad(c, "counters: total %llu/%llu free %llu/%llu reserved %llu/%llu isolated "
-			      "%llu/%llu (counted/kept)",
-			   (unsigned long long)c->total, (unsigned long long)vac__ld(&pool->nr_total),
+		return bad(c,
+			   "counters: total %llu/%llu free %llu/%llu reserved %llu/%llu isolated "
+			   "%llu/%llu (counted/kept)",
+			   (unsigned long long)c->total,
+			   (unsigned long long)vac__ld(&pool->nr_total),
 			   (unsigned long long)c->free, (unsigned long long)vac__ld(&pool->nr_free),
 			   (unsigned long long)c->resv, (unsigned long long)vac__ld(&pool->nr_resv),
 			   (unsigned long long)c->isolated,

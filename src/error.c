@@ -10,47 +10,26 @@ const char *vac_version(void)
 const char *vac_strerror(int err)
 {
 	switch (err < 0 ? -err : err) {
-	case 0:
-		return "success";
-	case EPERM:
-		return "not possible in a child after fork()";
-	case ENOENT:
-		return "no such block";
-	case EIO:
-		return "the output could not be written";
-	case EAGAIN:
-		return "held for a moment by another thread";
-	case ENOMEM:
-		return "not enough memory, or nothing is mapped there";
-	case EFAULT:
-		return "a part of the range is not mapped, or does not allow this access";
-	case EBUSY:
-		return "held: pinned memory, or another operation on the same block";
-	case EEXIST:
-		return "something is there already";
-	case EINVAL:
-		return "an argument is out of its range, misaligned, or unknown";
-	case EMFILE:
-		return "too many open files";
-	case ENOSPC:
-		return "the configured limit is reached";
-	case ERANGE:
-		return "no such element";
-	case EALREADY:
-		return "already in that state";
-	case ENOBUFS:
-		return "the host's limit on mappings is reached";
-	case EOVERFLOW:
-		return "too many pins on one page";
-	case EOPNOTSUPP:
-		return "not supported on this host or by this version";
-	case ETIMEDOUT:
-		return "the deadline passed";
-	case ECANCELED:
-		return "cancelled";
-	case EUCLEAN:
-		return "an invariant is violated";
-	default:
-		return "unexpected error of the host";
+	case 0: return "success";
+	case EPERM: return "not possible in a child after fork()";
+	case ENOENT: return "no such block";
+	case EIO: return "the output could not be written";
+	case EAGAIN: return "held for a moment by another thread";
+	case ENOMEM: return "not enough memory, or nothing is mapped there";
+	case EFAULT: return "a part of the range is not mapped, or does not allow this access";
+	case EBUSY: return "held: pinned memory, or another operation on the same block";
+	case EEXIST: return "something is there already";
+	case EINVAL: return "an argument is out of its range, misaligned, or unknown";
+	case EMFILE: return "too many open files";
+	case ENOSPC: return "the configured limit is reached";
+	case ERANGE: return "no such element";
+	case EALREADY: return "already in that state";
+	case ENOBUFS: return "the host's limit on mappings is reached";
+	case EOVERFLOW: return "too many pins on one page";
+	case EOPNOTSUPP: return "not supported on this host or by this version";
+	case ETIMEDOUT: return "the deadline passed";
+	case ECANCELED: return "cancelled";
+	case EUCLEAN: return "an invariant is violated";
+	default: return "unexpected error of the host";
 	}
 }

@@ -97,7 +97,8 @@ static void free_chunk(struct vac_pool *pool, uint32_t pfn, unsigned order)
 	for (; order < VAC__PB_ORDER; order++) {
 		uint32_t buddy = pfn ^ (UINT32_C(1) << order);
 
-		if ((flags_of(pool, buddy) & (VAC__F_KIND | VAC__F_ORDER)) != (VAC__F_BUDDY | order))
+		if ((flags_of(pool, buddy) & (VAC__F_KIND | VAC__F_ORDER)) !=
+		    (VAC__F_BUDDY | order))
 			break;
 		if (!pb->isolated)
 			unlink_chunk(pool, buddy, order);

@@ -35,10 +35,10 @@
 #endif
 
 #define VAC__BUG(what) vac__port_panic(__FILE__, __LINE__, what)
-#define VAC__ASSERT(cond)                                                                          \
-	do {                                                                                       \
-		if (!(cond))                                                                       \
-			VAC__BUG("assertion failed: " #cond);                                      \
+#define VAC__ASSERT(cond)                                     \
+	do {                                                  \
+		if (!(cond))                                  \
+			VAC__BUG("assertion failed: " #cond); \
 	} while (0)
 #ifdef VAC_DEBUG
 #define VAC__DEBUG_ASSERT(cond) VAC__ASSERT(cond)
@@ -46,43 +46,42 @@
 #define VAC__DEBUG_ASSERT(cond) ((void)0)
 #endif
 
-
 /* ---- Frames --------------------------------------------------------------------------------- */
 
 /* frame.flags. The kind changes under the zone lock, or by the one who holds the folio frozen;
  * ISOLATED by atomic or/and. Read without a lock by scans, which verify. */
-#define VAC__F_ORDER 0xfu       /* of a free chunk */
-#define VAC__F_BUDDY 0x10u      /* head of a free chunk */
-#define VAC__F_RESV 0x20u       /* free, kept for a neighbour in its reservation */
-#define VAC__F_BASE 0x40u       /* a base folio */
-#define VAC__F_HEAD 0x80u       /* head of a huge folio */
-#define VAC__F_TAIL 0x100u      /* the other 511 frames of one */
-#define VAC__F_ISOLATED 0x200u  /* a migration or split has picked it; it also holds a reference */
+#define VAC__F_ORDER 0xfu      /* of a free chunk */
+#define VAC__F_BUDDY 0x10u     /* head of a free chunk */
+#define VAC__F_RESV 0x20u      /* free, kept for a neighbour in its reservation */
+#define VAC__F_BASE 0x40u      /* a base folio */
+#define VAC__F_HEAD 0x80u      /* head of a huge folio */
+#define VAC__F_TAIL 0x100u     /* the other 511 frames of one */
+#define VAC__F_ISOLATED 0x200u /* a migration or split has picked it; it also holds a reference */
 #define VAC__F_KIND (VAC__F_BUDDY | VAC__F_RESV | VAC__F_BASE | VAC__F_HEAD | VAC__F_TAIL)
 
 struct vac__frame {
 	vac__word word;
-	_Atomic uint32_t lock;   /* the folio lock: see wait.c */
+	_Atomic uint32_t lock; /* the folio lock: see wait.c */
 	_Atomic uint32_t flags;
 	/* Where it is mapped: page `index` of the spaces of `family`. Set before the first mapping
 	 * by the one who allocated it; constant until freed. */
 	_Atomic uint32_t family;
 	_Atomic uint32_t index;
-	uint32_t next, prev;     /* free list; guarded by the zone lock */
+	uint32_t next, prev; /* free list; guarded by the zone lock */
 };
 _Static_assert(sizeof(struct vac__frame) <= 32, "at most 32 bytes of metadata a frame");
 
 /* A pageblock of frames. All guarded by the zone lock, except populated: written by the one who
  * took the whole pageblock off the free list. */
 struct vac__pb {
-	uint16_t nr_free;        /* frames in free chunks */
-	uint16_t nr_resv;        /* frames kept by its reservation */
+	uint16_t nr_free;          /* frames in free chunks */
+	uint16_t nr_resv;          /* frames kept by its reservation */
 	_Atomic uint8_t populated; /* VAC__PB_* */
 	uint8_t zone;
 	bool online;
-	bool isolated;           /* free chunks here are on no list: nothing is allocated */
+	bool isolated; /* free chunks here are on no list: nothing is allocated */
 	/* The reservation: pages of one vpb at their own offsets in this pageblock. */
-	uint32_t resv_space;     /* space id + 1, 0: none */
+	uint32_t resv_space; /* space id + 1, 0: none */
 	uint32_t resv_vpb;
 	uint32_t resv_next, resv_prev; /* list of reservations, oldest first; pb numbers */
 };
@@ -106,7 +105,7 @@ struct vac__free_list {
 #define VAC__E_TABLE 4u
 #define VAC__E_READ 0x10u
 #define VAC__E_WRITE 0x20u
-#define VAC__E_EXCL 0x40u   /* no other space shares the folio: only such folios are pinned */
+#define VAC__E_EXCL 0x40u /* no other space shares the folio: only such folios are pinned */
 #define VAC__E_HMAP 0x100u
 #define VAC__E_HREAD 0x200u
 #define VAC__E_HWRITE 0x400u
@@ -145,7 +144,7 @@ struct vac__family {
 
 struct vac_space {
 	struct vac_pool *pool;
-	uint32_t id;            /* slot in pool->spaces and, as long as nothing is cloned, family */
+	uint32_t id; /* slot in pool->spaces and, as long as nothing is cloned, family */
 	uint32_t family;
 	struct vac_space *next_in_family;
 	char name[VAC_NAME_MAX];
@@ -159,10 +158,10 @@ struct vac_space {
 	/* One element a vpb or page; reserved whole, touched where used. */
 	vac__entry *pmd;
 	vac__entry *pte;
-	struct vac__mutex *ptl;  /* guards the entries and the host mapping of a vpb */
+	struct vac__mutex *ptl;     /* guards the entries and the host mapping of a vpb */
 	struct vac__mutex segments; /* rank segments: guards nseg */
-	uint16_t *nseg;          /* host mappings booked for a vpb, 0: it shows nothing */
-	uint32_t *resv;          /* pb + 1 of its reservation; guarded by the zone lock */
+	uint16_t *nseg;             /* host mappings booked for a vpb, 0: it shows nothing */
+	uint32_t *resv;             /* pb + 1 of its reservation; guarded by the zone lock */
 };
 
 /* ---- Pins ----------------------------------------------------------------------------------- */
@@ -173,6 +172,7 @@ struct vac__run {
 };
 #define VAC__RUN_HUGE (UINT32_C(1) << 31)
 #define VAC__PIN_RUNS 4
+#define VAC__MORE_HEAD 2 /* words in front of an overflow array: see more_room() in pin.c */
 
 /*
  * A record of the ledger: who pins what. seq is the record's life: its low two bits are 0 free, 1
@@ -193,8 +193,8 @@ static inline bool vac__seq_same(uint32_t a, uint32_t b)
 
 struct vac__pin_rec {
 	_Atomic uint32_t seq;
-	_Atomic uint32_t next;      /* free list link: index + 1 */
-	_Atomic uint32_t nr_runs;   /* 0: being taken */
+	_Atomic uint32_t next;    /* free list link: index + 1 */
+	_Atomic uint32_t nr_runs; /* 0: being taken */
 	_Atomic uint32_t flags, tid;
 	_Atomic uint32_t space;     /* id + 1 */
 	_Atomic uint32_t stack;     /* index + 1 into the stacks */
@@ -214,23 +214,23 @@ struct vac__stack {
 };
 
 struct vac__ledger {
-	struct vac__pin_rec *rec;   /* reserved whole, first `top` are in use or on a free list */
+	struct vac__pin_rec *rec; /* reserved whole, first `top` are in use or on a free list */
 	_Atomic uint32_t top;
-	struct vac__mutex grow;     /* rank ledger */
+	struct vac__mutex grow;                       /* rank ledger */
 	_Atomic uint64_t free[VAC__LEDGER_SHARDS][8]; /* [0]: tag << 32 | index + 1; padded */
 	_Atomic uint32_t live;
 	_Atomic uint32_t longterm;
-	struct vac__stack *stacks;  /* interned; filled under grow, read when depth != 0 */
+	struct vac__stack *stacks; /* interned; filled under grow, read when depth != 0 */
 	_Atomic uint32_t nr_stacks;
 };
 
 /* ---- Blocks and the pool -------------------------------------------------------------------- */
 
 struct vac__block {
-	_Atomic uint32_t state;  /* 0: unknown number, else enum vac_block_state + 1 */
+	_Atomic uint32_t state; /* 0: unknown number, else enum vac_block_state + 1 */
 	uint8_t zone;
 	_Atomic uint32_t cancel;
-	_Atomic int fd;          /* for vac_block_info(), which takes no lock */
+	_Atomic int fd;              /* for vac_block_info(), which takes no lock */
 	struct vac__backing backing; /* hotplug lock; constant while online */
 };
 
@@ -268,7 +268,7 @@ struct vac_pool {
 
 	uint32_t pb_per_block, block_shift; /* block_shift: log2 of frames a block */
 	uint32_t max_blocks;
-	uint8_t *direct;         /* direct map: frame pfn is at direct + pfn * 4096 */
+	uint8_t *direct; /* direct map: frame pfn is at direct + pfn * 4096 */
 	size_t direct_bytes;
 	struct vac__frame *frames;
 	struct vac__pb *pbs;
@@ -276,13 +276,14 @@ struct vac_pool {
 	struct vac__mutex hotplug; /* rank hotplug: block states, backings, the migration batch */
 	struct vac__block *blocks;
 
-	struct vac__mutex zone;  /* rank zone: all of the allocator */
+	struct vac__mutex zone;                           /* rank zone: all of the allocator */
 	struct vac__free_list free[2][VAC__PB_ORDER + 1]; /* by enum vac_zone */
-	struct vac__free_list resv; /* of pageblocks, through resv_next */
+	struct vac__free_list resv;                       /* of pageblocks, through resv_next */
 	_Atomic uint64_t nr_total, nr_free, nr_resv, nr_isolated; /* written under zone */
 	_Atomic uint64_t nr_pb_huge, nr_pb_base;
 
-	struct vac__mutex spaces_lock; /* rank space, never with a space's lock: the table of spaces */
+	struct vac__mutex
+		spaces_lock; /* rank space, never with a space's lock: the table of spaces */
 	struct vac_space *_Atomic spaces[VAC__MAX_SPACES];
 	struct vac__family families[VAC__MAX_SPACES];
 	_Atomic uint32_t nr_spaces;
@@ -291,7 +292,8 @@ struct vac_pool {
 	struct vac__ledger ledger;
 	struct vac__bucket buckets[VAC__BUCKETS]; /* gates, hashed by pfn */
 	struct vac__event progress;
-	_Atomic uint32_t offliners; /* offlines under way: whoever frees, unpins or maps tells them */
+	_Atomic uint32_t
+		offliners; /* offlines under way: whoever frees, unpins or maps tells them */
 
 	/* The batch of the migration in hand; guarded by hotplug. */
 	struct vac__mig_item batch[VAC__BATCH];
@@ -314,8 +316,8 @@ static inline struct vac__block *vac__pfn_block(struct vac_pool *pool, uint32_t 
 }
 
 /* The stretch of a call in which it may take locks: signals and cancellation are off. */
-#define VAC__ENTER()                                                                               \
-	struct vac__port_saved vac__saved;                                                         \
+#define VAC__ENTER()                       \
+	struct vac__port_saved vac__saved; \
 	vac__port_enter(&vac__saved)
 #define VAC__LEAVE() vac__port_leave(&vac__saved)
 
@@ -343,7 +345,8 @@ void vac__frames_online(struct vac_pool *pool, uint32_t pfn, enum vac_zone zone)
 void vac__frames_offline(struct vac_pool *pool, uint32_t pfn);
 void vac__frames_isolate(struct vac_pool *pool, uint32_t pfn);
 void vac__frames_unisolate(struct vac_pool *pool, uint32_t pfn);
-uint32_t vac__frames_used(struct vac_pool *pool, uint32_t pfn, uint32_t *nr_free, uint32_t *nr_resv);
+uint32_t vac__frames_used(struct vac_pool *pool, uint32_t pfn, uint32_t *nr_free,
+			  uint32_t *nr_resv);
 int vac__huge_alloc(struct vac_pool *pool, bool want_zero, uint32_t *pfn);
 int vac__base_alloc(struct vac_pool *pool, struct vac_space *space, uint32_t page, uint32_t *pfn);
 void vac__folio_free(struct vac_pool *pool, uint32_t pfn);

@@ -27,10 +27,17 @@ void vac__ledger_close(struct vac_pool *pool)
 
 	for (uint32_t i = 0; l->rec && i < vac__ld_acq(&l->top); i++) {
 		struct vac__pin_rec *r = &l->rec[i];
+		_Atomic uint64_t *more = vac__ld_rlx(&r->more);
+		uint64_t n = vac__ld_rlx(&r->more_runs);
 
-		if (vac__ld_rlx(&r->more))
-			vac__port_meta_release(vac__ld_rlx(&r->more),
-					       vac__ld_rlx(&r->more_runs) * sizeof(uint64_t));
+		while (more) {
+			_Atomic uint64_t *head = more - VAC__MORE_HEAD;
+			uint64_t bytes = (n + VAC__MORE_HEAD) * sizeof(*head);
+
+			more = (_Atomic uint64_t *)(uintptr_t)vac__ld_rlx(&head[0]);
+			n = vac__ld_rlx(&head[1]);
+			vac__port_meta_release(head, bytes);
+		}
 	}
 	if (l->rec)
 		vac__port_meta_release(l->rec, sizeof(*l->rec) * VAC__LEDGER_MAX);
@@ -184,7 +191,8 @@ static bool runs(struct vac_pool *pool, uint32_t index,
 		uint64_t v = vac__ld_acq(&run[i]);
 		uint32_t n = (uint32_t)(v >> 32);
 
-		yes = fn(ctx, (uint32_t)v, n & VAC__RUN_HUGE ? VAC__PB_PAGES : 1, n & ~VAC__RUN_HUGE);
+		yes = fn(ctx, (uint32_t)v, n & VAC__RUN_HUGE ? VAC__PB_PAGES : 1,
+			 n & ~VAC__RUN_HUGE);
 	}
 	return yes && vac__seq_same(seq, vac__ld(&r->seq));
 }

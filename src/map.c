@@ -51,7 +51,8 @@ static uint64_t rights(unsigned prot)
 
 static uint64_t host_bits(unsigned prot)
 {
-	return VAC__E_HMAP | (prot ? VAC__E_HREAD : 0) | (prot & VAC_PROT_WRITE ? VAC__E_HWRITE : 0);
+	return VAC__E_HMAP | (prot ? VAC__E_HREAD : 0) |
+	       (prot & VAC_PROT_WRITE ? VAC__E_HWRITE : 0);
 }
 
 /* A present entry, not shown by the host yet, of a folio that nobody shares. */
@@ -128,8 +129,8 @@ static int host_map(struct vac_space *s, uint32_t page, uint32_t n, uint32_t pfn
 	size_t off = (size_t)(pfn & ((UINT32_C(1) << pool->block_shift) - 1)) << VAC__PAGE_SHIFT;
 
 	return pool->mem->map(pool->mem_ctx, s->base + ((size_t)page << VAC__PAGE_SHIFT),
-			      (size_t)n << VAC__PAGE_SHIFT, &vac__pfn_block(pool, pfn)->backing, off,
-			      prot);
+			      (size_t)n << VAC__PAGE_SHIFT, &vac__pfn_block(pool, pfn)->backing,
+			      off, prot);
 }
 
 /*
@@ -162,8 +163,8 @@ static uint32_t linear(struct vac_pool *pool, const uint32_t *pfns, uint32_t n)
 {
 	uint32_t k = 1;
 
-	while (k < n && pfns[k] == pfns[0] + k && vac__pfn_block(pool, pfns[k]) ==
-							  vac__pfn_block(pool, pfns[0]))
+	while (k < n && pfns[k] == pfns[0] + k &&
+	       vac__pfn_block(pool, pfns[k]) == vac__pfn_block(pool, pfns[0]))
 		k++;
 	return k;
 }
@@ -200,7 +201,8 @@ int vac__install_base(struct vac_space *s, uint32_t first, const uint32_t *pfns,
 			vac__st_rlx(&f->family, s->family);
 			vac__st_rlx(&f->index, first + i);
 			vac__w_map_get(&f->word);
-			vac__st(vac__pte(s, first + i), vac__entry_for(pfns[i], prot) | host_bits(prot));
+			vac__st(vac__pte(s, first + i),
+				vac__entry_for(pfns[i], prot) | host_bits(prot));
 		}
 		vac__segments_settle(s, vpb, 2);
 		done += k;

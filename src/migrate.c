@@ -527,7 +527,9 @@ void vac__migrate(struct vac_pool *pool, struct vac__mig_item *items, unsigned n
 	}
 	sort_items(items, n);
 	for (unsigned i = 0; i < n; i = end) {
-		struct group g = {.pool = pool, .item = &items[i], .family = items[i].family,
+		struct group g = {.pool = pool,
+				  .item = &items[i],
+				  .family = items[i].family,
 				  .vpb = items[i].index >> VAC__PB_ORDER};
 
 		end = i + 1;

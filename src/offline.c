@@ -71,7 +71,8 @@ static uint64_t sooner(const struct offline *o, uint64_t t)
 static void tell(struct offline *o, bool at_end)
 {
 	uint64_t now = vac__port_now();
-	struct vac_offline_progress p = {.size = sizeof(p), .id = o->id,
+	struct vac_offline_progress p = {.size = sizeof(p),
+					 .id = o->id,
 					 .frames_used = o->used_at_start,
 					 .bytes_moved = o->st.bytes,
 					 .elapsed_ns = now - o->start_ns};
@@ -309,9 +310,8 @@ static int evacuate(struct offline *o)
 		vac__event_wait(&pool->progress, seen, o->deadline_ns);
 		if (idle++)
 			vac__port_wait(&nobody, 0,
-				       sooner(o, vac__port_now() +
-							 (UINT64_C(1000000)
-							  << (idle < 6 ? idle : 6))));
+				       sooner(o, vac__port_now() + (UINT64_C(1000000)
+								    << (idle < 6 ? idle : 6))));
 	}
 }
 
@@ -386,8 +386,9 @@ static int offline(struct offline *o)
 
 	o->start_ns = o->told_ns = vac__port_now();
 	if (o->opts.timeout_ms >= 0)
-		o->deadline_ns = o->start_ns +
-				 (o->opts.timeout_ms ? (uint64_t)o->opts.timeout_ms : 10000) * 1000000;
+		o->deadline_ns =
+			o->start_ns +
+			(o->opts.timeout_ms ? (uint64_t)o->opts.timeout_ms : 10000) * 1000000;
 	if (!vac__block_valid(pool, o->id))
 		return -ENOENT;
 	o->block = &pool->blocks[o->id];
@@ -405,7 +406,9 @@ static int offline(struct offline *o)
 int vac_block_offline(struct vac_pool *pool, int id, const struct vac_offline_opts *opts,
 		      struct vac_offline_result *res)
 {
-	struct offline o = {.pool = pool, .id = id, .opts = {.size = sizeof(o.opts)},
+	struct offline o = {.pool = pool,
+			    .id = id,
+			    .opts = {.size = sizeof(o.opts)},
 			    .res = {.size = sizeof(o.res)}};
 	int r;
 

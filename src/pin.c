@@ -40,13 +40,21 @@ static int more_room(struct pinning *p, uint64_t pages)
 
 	if (vac__ld_rlx(&r->more_runs) >= pages)
 		return 0;
-	pages = pages < 512 ? 512 : pages;
+	pages = pages < VAC__PB_PAGES ? VAC__PB_PAGES : pages;
+	/* Metadata is never refused for want of host mappings, but there may be many of these. */
+	if (!vac__port_vma_charge(1, false))
+		return -ENOMEM;
 	VAC__ENTER();
-	more = vac__port_meta_reserve(pages * sizeof(*more));
+	more = vac__port_meta_reserve((pages + VAC__MORE_HEAD) * sizeof(*more));
 	VAC__LEAVE();
+	vac__port_vma_charge(-1, true);
 	if (!more)
 		return -ENOMEM;
-	for (uint32_t i = 0; i < VAC__PIN_RUNS; i++)
+	/* In front: the array before it and its size, for the end of the pool. */
+	vac__st_rlx(&more[0], (uintptr_t)vac__ld_rlx(&r->more));
+	vac__st_rlx(&more[1], vac__ld_rlx(&r->more_runs));
+	more += VAC__MORE_HEAD;
+	for (uint32_t i = 0; i < p->nr; i++)
 		vac__st_rlx(&more[i], vac__ld_rlx(&r->run[i]));
 	vac__st_rel(&r->more, more);
 	vac__st_rel(&r->more_runs, (uint32_t)pages);
@@ -249,8 +257,8 @@ int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flag
 	seq = vac__ld_rlx(&p.rec->seq) + VAC__SEQ_LIVE;
 	vac__st_rel(&p.rec->seq, seq);
 
-	while ((r = pin_range(&p, space, first, end,
-			      flags & VAC_PIN_WRITE ? VAC__WRITE : VAC__READ, &pfn)) == -EAGAIN) {
+	while ((r = pin_range(&p, space, first, end, flags & VAC_PIN_WRITE ? VAC__WRITE : VAC__READ,
+			      &pfn)) == -EAGAIN) {
 		release_runs(pool, p.rec);
 		vac__st_rel(&p.rec->nr_runs, 0);
 		p.nr = 0;

@@ -37,7 +37,8 @@ static int complete(struct vac_pool_opts *o)
 	if (o->block_bytes == 0)
 		o->block_bytes = DEFAULT_BLOCK_BYTES;
 	if (o->max_bytes == 0)
-		o->max_bytes = DEFAULT_MAX_BYTES < o->block_bytes ? o->block_bytes : DEFAULT_MAX_BYTES;
+		o->max_bytes = DEFAULT_MAX_BYTES < o->block_bytes ? o->block_bytes
+								  : DEFAULT_MAX_BYTES;
 	if (o->gate_timeout_ms == 0)
 		o->gate_timeout_ms = 1000;
 	if (o->fault_bytes == 0)

@@ -100,8 +100,8 @@ static void add_folio(struct vac_pool *pool, struct vac_report *r, uint32_t pfn,
 	b.pins = vac__w_pins(w);
 	b.map = vac__w_map(w);
 	/* What a migration would want to find, were it to pick the folio now: its own. */
-	b.expected_refs = vac__w_refs(
-		vac__expected_counts(false, flags & VAC__F_ISOLATED ? 1 : 0, 0, b.map));
+	b.expected_refs =
+		vac__w_refs(vac__expected_counts(false, flags & VAC__F_ISOLATED ? 1 : 0, 0, b.map));
 	b.frozen = (w & VAC__W_FROZEN) != 0;
 	b.gated = (w & VAC__W_GATED) != 0;
 	b.waiters = (w & VAC__W_WAITERS) != 0;
@@ -243,14 +243,16 @@ void vac_report_free(struct vac_report *r)
 
 unsigned vac_report_count(const struct vac_report *r)
 {
-	return r ? r->n : 0;
+	return r && !vac__port_forked() ? r->n : 0;
 }
 
-int vac_report_walk(const struct vac_report *r,
-		    int (*fn)(void *ctx, const struct vac_blocker *b), void *ctx)
+int vac_report_walk(const struct vac_report *r, int (*fn)(void *ctx, const struct vac_blocker *b),
+		    void *ctx)
 {
 	int ret = 0;
 
+	if (vac__port_forked())
+		return -EPERM;
 	for (uint32_t i = 0; r && i < r->n && ret == 0; i++)
 		ret = fn(ctx, &r->held[i].b);
 	return ret;
@@ -258,6 +260,8 @@ int vac_report_walk(const struct vac_report *r,
 
 int vac_report_owner(const struct vac_report *r, unsigned i, unsigned k, struct vac_owner *owner)
 {
+	if (vac__port_forked())
+		return -EPERM;
 	if (!r || i >= r->n || k >= r->held[i].b.owners)
 		return -ERANGE;
 	*owner = r->owners[r->held[i].first_owner + k];
@@ -281,8 +285,8 @@ const char *vac_blocker_class_name(enum vac_blocker_class cls)
 
 static void print_owner(const struct vac_owner *o, FILE *out)
 {
-	fprintf(out, "    \"%s\" thread %u%s%s%s, for %llu.%03llu s, %s%s %#llx+%llu\n", o->owner, o->tid,
-		o->thread[0] ? " (" : "", o->thread, o->thread[0] ? ")" : " (ended)",
+	fprintf(out, "    \"%s\" thread %u%s%s%s, for %llu.%03llu s, %s%s %#llx+%llu\n", o->owner,
+		o->tid, o->thread[0] ? " (" : "", o->thread, o->thread[0] ? ")" : " (ended)",
 		(unsigned long long)(o->age_ns / 1000000000),
 		(unsigned long long)(o->age_ns / 1000000 % 1000),
 		o->flags & VAC_PIN_LONGTERM ? "long-term " : "",
@@ -300,6 +304,8 @@ int vac_report_print(const struct vac_report *r, FILE *out)
 {
 	const char *last = NULL;
 
+	if (vac__port_forked())
+		return -EPERM;
 	if (!r || r->n == 0) {
 		fprintf(out, "nothing holds the block\n");
 		return ferror(out) ? -EIO : 0;
@@ -310,11 +316,12 @@ int vac_report_print(const struct vac_report *r, FILE *out)
 		const char *who = group_of(r, h);
 
 		if (!last || strcmp(last, who) != 0)
-			fprintf(out, "%s%s%s: %llu KiB\n", *who ? "held by \"" : "", *who ? who : "",
-				*who ? "\"" : vac_blocker_class_name(b->cls),
+			fprintf(out, "%s%s%s: %llu KiB\n", *who ? "held by \"" : "",
+				*who ? who : "", *who ? "\"" : vac_blocker_class_name(b->cls),
 				(unsigned long long)(h->weight * VAC_PAGE_BYTES >> 10));
 		last = who;
-		fprintf(out, "  block %d pfn %llu%s %s%s%#llx: %s, refs %u (expected %u) pins %u map %u%s%s%s%s",
+		fprintf(out,
+			"  block %d pfn %llu%s %s%s%#llx: %s, refs %u (expected %u) pins %u map %u%s%s%s%s",
 			b->block, (unsigned long long)b->pfn, b->frames == 1 ? "" : " huge",
 			*b->space ? b->space : "unmapped", *b->space ? " at " : " ",
 			(unsigned long long)b->addr, vac_blocker_class_name(b->cls), b->refs,
@@ -322,7 +329,8 @@ int vac_report_print(const struct vac_report *r, FILE *out)
 			b->gated ? " gated" : "", b->waiters ? " waiters" : "",
 			b->locked ? " locked" : "");
 		if (b->attempts)
-			fprintf(out, ", %u attempts, last: %s", b->attempts, vac_strerror(b->last_error));
+			fprintf(out, ", %u attempts, last: %s", b->attempts,
+				vac_strerror(b->last_error));
 		fputc('\n', out);
 		for (unsigned k = 0; k < b->owners; k++)
 			print_owner(&r->owners[h->first_owner + k], out);

@@ -333,8 +333,8 @@ static bool leaving(struct vac_space *s, uint32_t first, uint32_t end, uint32_t 
 /* What a change of VMAs needs before it may begin, and the locks it is made under. */
 struct change {
 	uint32_t first, end;
-	bool whole;          /* every page must be mapped */
-	bool no_leaving;     /* no page may be under migration */
+	bool whole;      /* every page must be mapped */
+	bool no_leaving; /* no page may be under migration */
 	uint64_t deadline_ns;
 };
 
@@ -394,16 +394,29 @@ static uint64_t gate_deadline(struct vac_pool *pool)
 	return vac__port_now() + (uint64_t)pool->opts.gate_timeout_ms * 1000000;
 }
 
+/* Is there a border of nothing at this page yet: would it cut what the host shows in one piece? What
+ * meets at the border of two vpbs is booked as two pieces already. */
+static long cuts_at(struct vac_space *s, uint32_t page)
+{
+	return page % VAC__PB_PAGES && (vac__entry_get(s, page - 1) & VAC__E_HMAP) &&
+	       (vac__entry_get(s, page) & VAC__E_HMAP);
+}
+
 /* Drop the pages of a range, and its VMAs too if `forget`. */
 static int drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget)
 {
 	struct vac_pool *pool = s->pool;
 	struct change c = {.first = first, .end = end, .deadline_ns = gate_deadline(pool)};
+	long cuts;
 	int r = change_begin(s, &c);
 
 	if (r < 0)
 		return r;
-	vac__port_vma_charge(2, true);
+	cuts = cuts_at(s, first) + cuts_at(s, end);
+	if (!vac__port_vma_charge(cuts, false)) {
+		change_end(s);
+		return -ENOMEM;
+	}
 	r = pool->mem->unmap(pool->mem_ctx, s->base + ((size_t)first << VAC__PAGE_SHIFT),
 			     (size_t)(end - first) << VAC__PAGE_SHIFT);
 	if (r == 0) {
@@ -411,7 +424,7 @@ static int drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget)
 		if (forget)
 			vma_remove(s, first, end);
 	}
-	vac__port_vma_charge(-2, true);
+	vac__port_vma_charge(-cuts, true);
 	change_end(s);
 	return r;
 }
@@ -432,16 +445,15 @@ int vac_unmap(struct vac_space *space, void *addr, size_t len)
 	return r;
 }
 
+/* Fill in what can be filled; the first error, if there is one. */
 static int populate(struct vac_space *s, uint32_t first, uint32_t end)
 {
 	int r = 0;
 
 	for (uint32_t p = first; p < end; p++) {
-		if (vac__entry_get(s, p) != 0)
-			continue;
-		r = vac__fault_in(s, p, VAC__READ);
-		if (r < 0)
-			break;
+		int err = vac__entry_get(s, p) ? 0 : vac__fault_in(s, p, VAC__READ);
+
+		r = r ? r : err;
 	}
 	return r;
 }
@@ -613,21 +625,29 @@ static void protect_locked(struct vac_space *s, uint32_t first, uint32_t end, in
 
 static int protect(struct vac_space *s, uint32_t first, uint32_t end, int prot)
 {
-	struct change c = {.first = first, .end = end, .whole = true, .no_leaving = true,
+	struct change c = {.first = first,
+			   .end = end,
+			   .whole = true,
+			   .no_leaving = true,
 			   .deadline_ns = gate_deadline(s->pool)};
 	struct edges e;
+	long cuts;
 	int r = change_begin(s, &c);
 
 	if (r < 0)
 		return r;
-	vac__port_vma_charge(2, true);
+	cuts = cuts_at(s, first) + cuts_at(s, end);
+	if (!vac__port_vma_charge(cuts, false)) {
+		change_end(s);
+		return -ENOMEM;
+	}
 	find_edges(s, first, end, &e);
 	r = hold_edges(s, &e);
 	if (r == 0) {
 		protect_locked(s, first, end, prot);
 		let_edges_go(s, &e);
 	}
-	vac__port_vma_charge(-2, true);
+	vac__port_vma_charge(-cuts, true);
 	change_end(s);
 	return r;
 }
@@ -662,7 +682,8 @@ static int advise_huge(struct vac_space *s, uint32_t first, uint32_t end, bool n
 	} else {
 		vma_cut(s, first);
 		vma_cut(s, end);
-		for (uint32_t i = vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < end; i++)
+		for (uint32_t i = vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < end;
+		     i++)
 			s->vmas[i].nohuge = nohuge;
 		vma_merge_around(s, first, end);
 	}
@@ -686,15 +707,10 @@ int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice 
 		r = populate(space, first, end);
 		r = r == -EFAULT ? -ENOMEM : r;
 		break;
-	case VAC_ADV_DONTNEED:
-		r = drop(space, first, end, false);
-		break;
+	case VAC_ADV_DONTNEED: r = drop(space, first, end, false); break;
 	case VAC_ADV_HUGE:
-	case VAC_ADV_NOHUGE:
-		r = advise_huge(space, first, end, advice == VAC_ADV_NOHUGE);
-		break;
-	default:
-		r = -EINVAL;
+	case VAC_ADV_NOHUGE: r = advise_huge(space, first, end, advice == VAC_ADV_NOHUGE); break;
+	default: r = -EINVAL;
 	}
 	VAC__LEAVE();
 	return r;

@@ -57,8 +57,7 @@ int vac__split(struct vac_pool *pool, uint32_t pfn)
 			continue;
 		vac__ptl_lock(s, vpb);
 		for (uint32_t i = 0; i < VAC__PB_PAGES; i++)
-			vac__st_rlx(vac__pte(s, index + i),
-				    e + ((uint64_t)i << VAC__E_PFN_SHIFT));
+			vac__st_rlx(vac__pte(s, index + i), e + ((uint64_t)i << VAC__E_PFN_SHIFT));
 		vac__st(vac__pmd(s, vpb), VAC__E_TABLE);
 		vac__segments_settle(s, vpb, 0);
 		vac__ptl_unlock(s, vpb);

@@ -23,6 +23,7 @@
 #include <errno.h>
 
 #include "atomic.h"
+#include "port/port.h"
 
 #define VAC__W_REF (UINT64_C(1))
 #define VAC__W_PIN (UINT64_C(1) << 20)
@@ -102,10 +103,17 @@ static inline int vac__w_map_get(vac__word *p)
 	return 0;
 }
 
-/* Each answers the word after the step; the caller that sees vac__w_free() of it frees the folio. */
+/* Answers the word after the step; the caller that sees vac__w_free() of it frees the folio. A count
+ * below nothing would borrow from its neighbour: debug builds stop there. */
 static inline uint64_t vac__w_put(vac__word *p, uint64_t unit)
 {
-	return vac__sub(p, unit) - unit;
+	uint64_t old = vac__sub(p, unit);
+
+#ifdef VAC_DEBUG
+	if (!(old & unit * VAC__W_FIELD))
+		vac__port_panic(__FILE__, __LINE__, "a count of a folio falls below nothing");
+#endif
+	return old - unit;
 }
 
 /*

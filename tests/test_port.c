@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -77,8 +78,7 @@ static void test_tid(void **state UNUSED)
 	assert_int_not_equal((uintptr_t)there, here);
 	pid = fork();
 	if (pid == 0)
-		_exit(vac__port_tid() == (uint32_t)syscall(SYS_gettid) &&
-				      vac__port_tid() != here
+		_exit(vac__port_tid() == (uint32_t)syscall(SYS_gettid) && vac__port_tid() != here
 			      ? 0
 			      : 1);
 	assert_int_equal(wait_for(pid), 0);
@@ -131,7 +131,7 @@ static void test_wake(void **state UNUSED)
 		pthread_create(&t[i], NULL, waiter, NULL);
 	while (arrived != 4)
 		sleep_ms(1);
-	assert_int_equal(vac__port_wake(&woken, 100), 0); /* nobody waits there */
+	assert_int_equal(vac__port_wake(&woken, 100), 0);     /* nobody waits there */
 	for (int tries = 0; n < 4 && tries < 2000; tries++) { /* all must fall asleep first */
 		sleep_ms(1);
 		n = vac__port_wake(&gate, 100); /* for nothing: they look and sleep again */
@@ -192,7 +192,7 @@ static void test_wait_interrupted(void **state UNUSED)
 		n++;
 	assert_int_equal(r, -ETIMEDOUT);
 	assert_true(vac__port_now() >= end && vac__port_now() < end + ms(1000));
-	assert_true(n > 0 && n <= alarms);
+	assert_true(n > 0 && n <= 20);
 	pthread_join(t, NULL);
 	sigaction(SIGUSR1, &old, NULL);
 }
@@ -207,7 +207,8 @@ static uint64_t blocked_signals(void)
 	return mask;
 }
 
-#define ALL_SIGNALS (~(uint64_t)0 & ~((uint64_t)1 << (SIGKILL - 1)) & ~((uint64_t)1 << (SIGSTOP - 1)))
+#define ALL_SIGNALS \
+	(~(uint64_t)0 & ~((uint64_t)1 << (SIGKILL - 1)) & ~((uint64_t)1 << (SIGSTOP - 1)))
 
 static void test_enter_nests(void **state UNUSED)
 {
@@ -421,6 +422,42 @@ static void test_meta(void **state UNUSED)
 	assert_null(vac__port_meta_reserve((size_t)1 << 60));
 }
 
+/* Where private memory is booked when it is mapped (here by RLIMIT_DATA, as with
+ * vm.overcommit_memory=2), the tables are of the other kind, and behave alike. */
+static void case_meta_booked(void)
+{
+	struct rlimit old, l;
+	size_t big = (size_t)64 << 30;
+	unsigned char vec[1], *p;
+	int pid;
+
+	vac__port_tid(); /* the port's one private page */
+	MUST(getrlimit(RLIMIT_DATA, &old) == 0);
+	l = old;
+	l.rlim_cur = 1 << 20;
+	MUST(setrlimit(RLIMIT_DATA, &l) == 0);
+	p = vac__port_meta_reserve(big);
+	MUST(setrlimit(RLIMIT_DATA, &old) == 0);
+	MUST(p && maps_with("vacate:tables") == 1);
+	MUST((p[0] | p[big / 2] | p[big - 1]) == 0);
+	p[big / 2] = p[big / 2 + PAGE] = 7;
+	vac__port_meta_discard(p + big / 2, PAGE);
+	MUST(p[big / 2] == 0 && p[big / 2 + PAGE] == 7);
+	pid = fork();
+	if (pid == 0)
+		_exit(mincore(p, PAGE, vec) < 0 && errno == ENOMEM ? 0 : 1);
+	MUST(wait_for(pid) == 0);
+	vac__port_meta_release(p, big);
+	MUST(maps_with("vacate:tables") == 0);
+}
+
+static void test_meta_booked(void **state UNUSED)
+{
+	char err[512];
+
+	assert_int_equal(case_run("meta_booked", err, sizeof(err)), 0);
+}
+
 /* ---- The budget ------------------------------------------------------------------------------- */
 
 static void test_vma_budget(void **state UNUSED)
@@ -505,7 +542,7 @@ static void test_forked_flag(void **state UNUSED)
 	assert_int_equal(ops->open(&ctx, "fork", &guard, 0), 0);
 	assert_false(vac__port_forked());
 	for (int how = 0; how < 3; how++) {
-		pid = how == 0	 ? fork()
+		pid = how == 0   ? fork()
 		      : how == 1 ? _Fork()
 				 : (int)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
 		if (pid == 0) {
@@ -681,6 +718,7 @@ int main(int argc, char **argv)
 {
 	static const struct proc_case cases[] = {
 		{"panic", case_panic},
+		{"meta_booked", case_meta_booked},
 		{"fork_prepare", case_fork_prepare},
 	};
 	static const struct CMUnitTest tests[] = {
@@ -701,6 +739,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_held),
 		cmocka_unit_test(test_panic),
 		cmocka_unit_test(test_meta),
+		cmocka_unit_test(test_meta_booked),
 		cmocka_unit_test(test_vma_budget),
 		cmocka_unit_test(test_vma_own),
 		cmocka_unit_test(test_vma_refused),

@@ -105,16 +105,18 @@ static void sanitizer_option(const char *var)
 	char buf[1024];
 
 	snprintf(buf, sizeof(buf),
-		 "%s%shandle_segv=0:handle_sigbus=0:handle_abort=0:handle_sigill=0",
-		 old ? old : "", old ? ":" : "");
+		 "%s%shandle_segv=0:handle_sigbus=0:handle_abort=0:handle_sigill=0", old ? old : "",
+		 old ? ":" : "");
 	setenv(var, buf, 1);
 }
 
 int case_start(const char *name, int *err_fd, bool traced)
 {
-	char *const argv[] = {"case", "--case", (char *)name, NULL};
+	char arg0[] = "case", arg1[] = "--case", arg2[64];
+	char *argv[] = {arg0, arg1, arg2, NULL};
 	int p[2], pid;
 
+	snprintf(arg2, sizeof(arg2), "%s", name);
 	if (pipe2(p, O_CLOEXEC) < 0)
 		return -1;
 	fflush(stdout);
@@ -150,7 +152,7 @@ int case_run(const char *name, char *err, size_t bytes)
 	close(fd);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	if (n && !(WIFSIGNALED(status) && WTERMSIG(status) == 6))
+	if (n && WIFEXITED(status) && WEXITSTATUS(status))
 		printf("%s: %s\n", name, err);
 	return status;
 }

@@ -38,10 +38,10 @@ int case_run(const char *name, char *err, size_t bytes);
 int case_start(const char *name, int *err_fd, bool traced);
 
 /* For cases: unlike cmocka's, these end the process. */
-#define MUST(x)                                                                                    \
-	do {                                                                                       \
-		if (!(x))                                                                          \
-			must_fail(__FILE__, __LINE__, #x);                                         \
+#define MUST(x)                                            \
+	do {                                               \
+		if (!(x))                                  \
+			must_fail(__FILE__, __LINE__, #x); \
 	} while (0)
 _Noreturn void must_fail(const char *file, int line, const char *what);
 

@@ -193,8 +193,8 @@ struct vac__mem_ctx {
 	struct vac__room room;
 };
 
-/* must: the range is a host VMA (or several) by itself, and the caller has no way back. */
-/* addr becomes a bare reservation again. */
+/* addr becomes a bare reservation again. must, here and below: the range is a host VMA (or several)
+ * by itself and the caller has no way back, so the port's spares are given up if need be. */
 VAC__HIDDEN int vac__bare(void *addr, size_t bytes, bool must);
 VAC__HIDDEN int vac__bare_reserve(size_t bytes, size_t align, void **addr);
 VAC__HIDDEN void vac__bare_release(void *addr, size_t bytes);

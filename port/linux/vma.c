@@ -14,6 +14,7 @@
 #include "port/linux/linux.h"
 
 #define SPARES 16
+#define TABLES 32 /* of the limit, kept for the engine's tables: see vac__port_meta_reserve() */
 
 static struct vac__flock lock; /* guards the set-up and the spares */
 static _Atomic bool ready;
@@ -80,7 +81,7 @@ bool vac__port_vma_charge(long n, bool force)
 		setup();
 	u = atomic_load_explicit(&used, memory_order_relaxed);
 	do {
-		if (n > 0 && !force && u + n > limit)
+		if (n > 0 && !force && u + n > limit - TABLES)
 			return false;
 	} while (!atomic_compare_exchange_weak_explicit(&used, &u, u + n, memory_order_relaxed,
 							memory_order_relaxed));

@@ -274,9 +274,11 @@ static int block_open(void *ctx, int id, size_t bytes, void *at, struct vac__bac
 	h->mem = at;
 	h->bytes = bytes;
 	memset(at, UNTOUCHED, bytes);
-	*b = (struct vac__backing){
-		.fd = id, .bytes = bytes, .direct = at, .granule = VAC_PAGE_BYTES,
-		.priv = (uintptr_t)id};
+	*b = (struct vac__backing){.fd = id,
+				   .bytes = bytes,
+				   .direct = at,
+				   .granule = VAC_PAGE_BYTES,
+				   .priv = (uintptr_t)id};
 	return 0;
 }
 
@@ -569,8 +571,10 @@ static int translate(uint64_t addr, unsigned access, struct translation **out)
 			for (unsigned i = 0; i < TLB_SLOTS; i++)
 				if (tlb[sim_self()][i].page == page)
 					t = &tlb[sim_self()][i];
-			*t = (struct translation){.page = page, .at = blocks[p->block].mem + p->off,
-						  .block = p->block, .prot = p->prot};
+			*t = (struct translation){.page = page,
+						  .at = blocks[p->block].mem + p->off,
+						  .block = p->block,
+						  .prot = p->prot};
 			*out = t;
 			break;
 		}

@@ -42,7 +42,7 @@ struct thread {
 	const _Atomic uint32_t *addr; /* waited for; NULL: only the clock */
 	uint64_t deadline;            /* 0: none */
 	int wake_result;
-	int joined;                   /* thread waited for, or -1 */
+	int joined; /* thread waited for, or -1 */
 	uint32_t priority;
 	struct vac__held held;
 };
@@ -102,7 +102,8 @@ static void hash(uint64_t v)
 
 static void vnote(const char *fmt, va_list ap)
 {
-	fprintf(trace, "%8llu %2d %-9s ", (unsigned long long)steps, current, threads[current].name);
+	fprintf(trace, "%8llu %2d %-9s ", (unsigned long long)steps, current,
+		threads[current].name);
 	vfprintf(trace, fmt, ap);
 	fputc('\n', trace);
 }

@@ -35,9 +35,9 @@ struct sim_decision {
 struct sim_config {
 	uint64_t seed;
 	enum sim_policy policy;
-	uint32_t switch_one_in;  /* random walk: mean steps between switches */
-	uint32_t depth;          /* priority: number of change points (PCT's d) */
-	uint64_t max_steps;      /* beyond: SIM_LIVENESS */
+	uint32_t switch_one_in; /* random walk: mean steps between switches */
+	uint32_t depth;         /* priority: number of change points (PCT's d) */
+	uint64_t max_steps;     /* beyond: SIM_LIVENESS */
 	/* Replay: instead of drawing, follow these; NULL: draw. */
 	const struct sim_decision *replay;
 	uint32_t nr_replay;
@@ -49,7 +49,7 @@ struct sim_result {
 	uint64_t steps;
 	uint64_t trace_hash; /* of every (step, thread, kind) */
 	uint32_t nr_decisions;
-	bool decisions_cut;  /* more than SIM_DECISIONS_MAX */
+	bool decisions_cut; /* more than SIM_DECISIONS_MAX */
 };
 
 /* Run fn(arg) as thread 0 of a new world until it and all it started have ended, or something is
@@ -62,11 +62,11 @@ const struct sim_decision *sim_decisions(void);
 int sim_spawn(const char *name, void (*fn)(void *), void *arg); /* thread number */
 void sim_join(int thread);
 int sim_self(void);
-void sim_yield(void);                  /* a scheduling point */
-void sim_sleep(uint64_t ns);           /* of simulated time */
-uint64_t sim_random(void);             /* from the seed, apart from scheduling */
-uint64_t sim_below(uint64_t n);        /* 0..n-1 */
-bool sim_one_in(uint32_t n);           /* true once in n; never for 0 */
+void sim_yield(void);           /* a scheduling point */
+void sim_sleep(uint64_t ns);    /* of simulated time */
+uint64_t sim_random(void);      /* from the seed, apart from scheduling */
+uint64_t sim_below(uint64_t n); /* 0..n-1 */
+bool sim_one_in(uint32_t n);    /* true once in n; never for 0 */
 uint64_t sim_steps(void);
 _Noreturn void sim_fail(enum sim_end end, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
@@ -78,7 +78,8 @@ void sim_trace_to(void *file);
 /* ---- The machine ------------------------------------------------------------------------------ */
 
 struct sim_faults {
-	uint32_t populate, map, protect, leave, unmap, seal, open; /* one call in n fails; 0: none */
+	uint32_t populate, map, protect, leave, unmap, seal,
+		open; /* one call in n fails; 0: none */
 	uint64_t vma_limit;
 };
 void sim_faults(const struct sim_faults *f);
