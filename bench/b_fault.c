@@ -49,13 +49,17 @@ out:
 	return r;
 }
 
-static int host(struct bench_env *env, const struct touch_case *c, uint64_t bytes, uint64_t *ns)
+/* *huge: bytes for which the host has given 2 MiB pages. */
+static int host(struct bench_env *env, const struct touch_case *c, uint64_t bytes, uint64_t *ns,
+		uint64_t *huge)
 {
+	uint64_t before = host_kib_line("/proc/self/smaps_rollup", "AnonHugePages");
 	char *mem = host_anon(env, bytes, c->pages);
 
 	if (!mem)
 		return -1;
 	*ns = touch(mem, bytes);
+	*huge = host_kib_line("/proc/self/smaps_rollup", "AnonHugePages") - before;
 	host_anon_free(mem, bytes);
 	return 0;
 }
@@ -71,7 +75,7 @@ static int run_cases(struct bench_env *env, const struct touch_case *c, unsigned
 {
 	for (const struct touch_case *end = c + n; c < end; c++) {
 		struct bench_result *res;
-		uint64_t value, peer;
+		uint64_t value, peer, huge = 0;
 
 		res = bench_result(env, c->name, c->unit,
 				   c->unit[0] == 'G' ? BENCH_MORE : BENCH_LESS, c->peer);
@@ -80,12 +84,17 @@ static int run_cases(struct bench_env *env, const struct touch_case *c, unsigned
 
 			bench_run_begins(env, c->name, run);
 			if ((first && ours(env, c, bytes, &value) < 0) ||
-			    host(env, c, bytes, &peer) < 0 ||
+			    host(env, c, bytes, &peer, &huge) < 0 ||
 			    (!first && ours(env, c, bytes, &value) < 0))
 				return -1;
 			if (run >= 0)
 				bench_add(res, figure(c, bytes, value), figure(c, bytes, peer));
 		}
+		if (c->pages == HOST_2M && huge < bytes)
+			bench_note(res,
+				   "the host gave 2 MiB pages for %llu of %llu MiB of the peer",
+				   (unsigned long long)(huge / MIB),
+				   (unsigned long long)(bytes / MIB));
 	}
 	return 0;
 }

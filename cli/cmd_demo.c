@@ -513,8 +513,8 @@ static void print_memory(const struct demo *d)
 		return;
 	}
 	printf("        the kernel had allocated %.1f MiB to them; %s\n"
-	       "        fell by %.1f MiB (%.1f %%), each time within %.2f s, growth of the other "
-	       "blocks apart\n",
+	       "        fell by %.1f MiB (%.1f %%), each time within %.2f s, our own growth elsewhere "
+	       "apart\n",
 	       (double)all.touched / 1048576,
 	       d->s.memcg.version == 2 ? "the cgroup's memory.current"
 				       : "the cgroup's memory.usage_in_bytes",

@@ -158,27 +158,52 @@ static uint64_t all_allocated(struct session *s)
 	return sum;
 }
 
+/* This process's own anonymous memory, which counts to the cgroup as well (a sanitizer's shadow
+ * grows with every page touched). 0 if unknown. */
+static uint64_t own_anonymous(void)
+{
+	FILE *f = fopen("/proc/self/status", "re");
+	unsigned long long kib = 0;
+	char line[128];
+
+	while (f && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "RssAnon: %llu kB", &kib) == 1)
+			break;
+	}
+	if (f)
+		fclose(f);
+	return (uint64_t)kib << 10;
+}
+
+/* What the kernel has given out, at one moment. */
+struct account {
+	uint64_t charged;   /* to the cgroup */
+	uint64_t allocated; /* to all blocks */
+	uint64_t anonymous;
+};
+
 /*
- * How much the cgroup is charged less than before, apart from what the blocks that stay have got
- * meanwhile: evacuating one block may well touch as much fresh memory in another, and the
- * difference alone would then show nothing. Other processes of the group, and page cache, count
- * too; they are why this is shown and not judged.
+ * How much the cgroup is charged less than before, apart from what the blocks that stay and the
+ * process itself have got meanwhile: evacuating one block may well touch as much fresh memory in
+ * another, and the difference alone would then show nothing. Other processes of the group, and
+ * page cache, count too; they are why this is shown and not judged.
  */
-static void watch_fall(struct session *s, struct cycle *c, uint64_t charged, uint64_t allocated)
+static void watch_fall(struct session *s, struct cycle *c, const struct account *before)
 {
 	uint64_t t0 = wl_now_ns();
 	int64_t want = (int64_t)(c->touched_bytes / 100 * GONE_PERCENT);
 
 	for (;;) {
-		uint64_t now = wl_now_ns() - t0, usage, stay;
+		uint64_t now = wl_now_ns() - t0, usage, stay, anonymous = own_anonymous();
 		struct timespec ts = {0, 10000000};
 
 		stay = all_allocated(s); /* the block itself is offline: not counted */
 		if (memcg_usage(&s->memcg, &usage))
 			return;
 		c->charged_known = true;
-		c->charged_fall_bytes = (int64_t)charged - (int64_t)usage +
-					((int64_t)stay - (int64_t)(allocated - c->touched_bytes));
+		c->charged_fall_bytes = (int64_t)(before->charged - usage);
+		c->charged_fall_bytes += (int64_t)(stay - (before->allocated - c->touched_bytes));
+		c->charged_fall_bytes += (int64_t)(anonymous - before->anonymous);
 		c->charged_fall_s = (double)now / 1e9;
 		if (c->charged_fall_bytes >= want || now >= GONE_NS)
 			return;
@@ -211,7 +236,7 @@ int session_offline(struct session *s, struct wl_run *run, int id, int64_t timeo
 		    struct cycle *c)
 {
 	struct vac_offline_opts oo = VAC_INIT(struct vac_offline_opts);
-	uint64_t charged = 0, allocated = 0;
+	struct account before = {0};
 
 	memset(c, 0, sizeof(*c));
 	c->res.size = sizeof(c->res);
@@ -221,8 +246,9 @@ int session_offline(struct session *s, struct wl_run *run, int id, int64_t timeo
 	oo.progress_ctx = run;
 	if (account) {
 		c->touched_bytes = block_allocated(s, id);
-		allocated = all_allocated(s);
-		account = !memcg_usage(&s->memcg, &charged);
+		before.allocated = all_allocated(s);
+		before.anonymous = own_anonymous();
+		account = !memcg_usage(&s->memcg, &before.charged);
 	}
 	wl_worst_ns(run, WL_WRITER);
 	wl_worst_ns(run, WL_READER);
@@ -246,7 +272,7 @@ int session_offline(struct session *s, struct wl_run *run, int id, int64_t timeo
 	if (c->busy_ns)
 		c->gb_per_s = (double)c->res.bytes_moved / (double)c->busy_ns;
 	if (!c->err && account)
-		watch_fall(s, c, charged, allocated);
+		watch_fall(s, c, &before);
 	return c->err;
 }
 

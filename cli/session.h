@@ -43,7 +43,7 @@ struct cycle {
 	uint64_t writer_worst_ns, reader_worst_ns;
 	uint64_t touched_bytes; /* what the kernel had allocated to the block's memfd */
 	bool charged_known;
-	int64_t charged_fall_bytes; /* the cgroup's usage fell by this, but for growth elsewhere */
+	int64_t charged_fall_bytes; /* the cgroup's usage fell by this; see watch_fall() */
 	double charged_fall_s;      /* and it took this long after the offline */
 };
 

@@ -25,6 +25,8 @@
 #define QUEUES_MAX 3
 #define REGION_PAGES 20u /* of a writer: two and a half pageblocks */
 #define SHARED_PAGES 2u
+#define SCRATCH_PAGES 6u
+#define GATE_MS 5
 
 enum op {
 	OP_STORE,
@@ -35,6 +37,7 @@ enum op {
 	OP_DMA,
 	OP_LONGPIN,
 	OP_NESTED_PIN,
+	OP_SCRATCH,
 	OP_MAP,
 	OP_UNMAP,
 	OP_PROTECT,
@@ -63,7 +66,7 @@ static struct {
 	struct work_config cfg;
 	struct vac_pool *pool;
 	struct vac_space *space;
-	uint64_t base, shared, buffer;
+	uint64_t base, shared, buffer, scratch, scratch_gen;
 	uint32_t ops_off; /* bit set: this operation is switched off (swarm) */
 	int nr_writers, nr_queues, nr_blocks, admin, admin2, observer;
 	int queue[QUEUES_MAX];
@@ -238,7 +241,7 @@ static void pin_and_dma(struct writer *t, unsigned flags)
 		if (sim_one_in(3))
 			load(t, first + k, word);
 		if (sim_one_in(4))
-			sim_sleep(sim_below(200000));
+			sim_sleep(sim_below(20000));
 		sim_dma_write(&d[k], word * 8, v);
 		if (t->page[first + k].gen == gen[k])
 			t->page[first + k].word[word] = v;
@@ -247,6 +250,72 @@ static void pin_and_dma(struct writer *t, unsigned flags)
 	}
 	for (uint32_t k = 0; k < n; k++)
 		sim_dma_put(&d[k]);
+	unpin(handle);
+}
+
+/* A device reads a page while its owner writes it: it must see what was written. */
+static void pin_and_read(struct writer *t)
+{
+	uint32_t p = (uint32_t)sim_below(REGION_PAGES), word = (uint32_t)sim_below(WORDS);
+	struct page *m = &t->page[p];
+	struct sim_dma d;
+	uint64_t handle, v;
+	int r;
+
+	if (pin(t, p, 1, VAC_PIN_READ, &handle) < 0)
+		return;
+	r = sim_dma_get(addr_of(t, p, 0), false, &d);
+	must(r == 0, SIM_CONTENT, "a device's look at a pinned page", r);
+	for (uint64_t n = 1 + sim_below(3); n; n--) {
+		store(t, p, word);
+		v = sim_dma_read(&d, word * 8);
+		if (v != m->word[word])
+			sim_fail(SIM_CONTENT, "a device reads %#llx, written %#llx",
+				 (unsigned long long)v, (unsigned long long)m->word[word]);
+	}
+	sim_dma_put(&d);
+	unpin(handle);
+}
+
+/*
+ * Pages that everybody fills, pins and drops as he likes. What is there is known only from a pin to
+ * its end, and only if nobody has dropped anything meanwhile.
+ */
+static void scratch(struct writer *t)
+{
+	uint64_t a = w.scratch + sim_below(SCRATCH_PAGES) * PAGE, handle, gen, v;
+	uint32_t word = (uint32_t)t->id % WORDS;
+	struct sim_dma d;
+	bool starved = may_starve();
+	int r;
+
+	if (sim_one_in(2) && !w.calm) {
+		w.scratch_gen++;
+		r = vac_advise(w.space, ptr(a), PAGE, VAC_ADV_DONTNEED);
+		must(r == 0 || r == -EBUSY || r == -ENOMEM, SIM_CONTENT, "a drop of contents", r);
+		w.scratch_gen++;
+		return;
+	}
+	gen = w.scratch_gen;
+	r = vac_pin(w.space, ptr(a), PAGE, VAC_PIN_WRITE, "scratch", &handle);
+	if (r == -ENOMEM && starved)
+		return;
+	must(r == 0, SIM_CONTENT, "a pin of a scratch page", r);
+	r = sim_dma_get(a, true, &d);
+	if (r == 0) {
+		sim_dma_write(&d, word * 8, ++t->seq);
+		if (sim_one_in(3))
+			sim_sleep(sim_below(20000));
+		r = sim_load(a + word * 8, &v);
+		if (r == 0 && gen == w.scratch_gen && gen % 2 == 0 && v != t->seq)
+			sim_fail(SIM_CONTENT, "a scratch page: %#llx, the device wrote %#llx",
+				 (unsigned long long)v, (unsigned long long)t->seq);
+		/* The pin is on the page that a device would reach, unless that was dropped. */
+		if (gen != w.scratch_gen || gen % 2)
+			sim_dma_abandon(&d);
+		else
+			sim_dma_put(&d);
+	}
 	unpin(handle);
 }
 
@@ -361,21 +430,22 @@ static void change_mapping(struct writer *t, enum op op)
 static void one_op(struct writer *t)
 {
 	static const uint8_t weight[OP_COUNT] = {
-		[OP_STORE] = 30,   [OP_LOAD] = 20,  [OP_LOAD_OTHER] = 6, [OP_ADD] = 10,
-		[OP_PIN] = 4,      [OP_DMA] = 8,    [OP_LONGPIN] = 2,    [OP_NESTED_PIN] = 3,
-		[OP_MAP] = 8,      [OP_UNMAP] = 6,  [OP_PROTECT] = 6,    [OP_DONTNEED] = 3,
-		[OP_WILLNEED] = 2, [OP_ADVISE] = 2, [OP_INFO] = 1,
+		[OP_STORE] = 30,   [OP_LOAD] = 20,    [OP_LOAD_OTHER] = 6, [OP_ADD] = 10,
+		[OP_PIN] = 4,      [OP_DMA] = 8,      [OP_LONGPIN] = 2,    [OP_NESTED_PIN] = 3,
+		[OP_SCRATCH] = 8,  [OP_MAP] = 8,      [OP_UNMAP] = 6,      [OP_PROTECT] = 6,
+		[OP_DONTNEED] = 3, [OP_WILLNEED] = 2, [OP_ADVISE] = 2,     [OP_INFO] = 1,
 	};
 	struct vac_page_info info = VAC_INIT(struct vac_page_info);
 	uint32_t p = (uint32_t)sim_below(REGION_PAGES), i = (uint32_t)sim_below(WORDS);
-	uint64_t handle, pick = sim_below(111);
+	uint64_t handle, pick = sim_below(119);
 	int op = 0;
 
 	while (pick >= weight[op])
 		pick -= weight[op++];
 	if (w.ops_off >> op & 1 || (w.calm && op >= OP_MAP && op <= OP_ADVISE))
 		op = sim_one_in(2) ? OP_STORE : OP_LOAD;
-	if (w.calm && op == OP_LONGPIN)
+	/* A pin that waits for a pin ends by the gate's timeout only. */
+	if (w.calm && (op == OP_LONGPIN || op == OP_NESTED_PIN))
 		op = OP_PIN;
 	switch (op) {
 	case OP_STORE: store(t, p, i); break;
@@ -386,11 +456,13 @@ static void one_op(struct writer *t)
 		if (pin(t, p, 1, VAC_PIN_READ, &handle) == 0) {
 			load(t, p, i);
 			unpin(handle);
+			pin_and_read(t);
 		}
 		break;
 	case OP_DMA: pin_and_dma(t, 0); break;
 	case OP_LONGPIN: pin_and_dma(t, VAC_PIN_LONGTERM | VAC_PIN_STACK); break;
 	case OP_NESTED_PIN: nested_pins(t); break;
+	case OP_SCRATCH: scratch(t); break;
 	case OP_INFO: vac_page_info(w.space, ptr(addr_of(t, p, 0)), &info); break;
 	default: change_mapping(t, (enum op)op);
 	}
@@ -453,12 +525,24 @@ static int cycle(int id, int64_t timeout_ms, uint32_t flags)
 	struct vac_offline_opts o = VAC_INIT(struct vac_offline_opts);
 	struct vac_offline_result res = VAC_INIT(struct vac_offline_result);
 	struct vac_block_opts add = VAC_INIT(struct vac_block_opts);
+	bool calm = w.calm;
+	bool strict = w.cfg.workload == WORK_REFAULT || w.cfg.workload == WORK_MIGRATE;
 	int r, again;
 
 	o.timeout_ms = timeout_ms;
 	o.flags = flags;
 	r = vac_block_offline(w.pool, id, &o, &res);
 	vac_report_free(res.report);
+	/* A thread that waits for a migration must not be what makes it fail (2018). Without failing
+	 * calls and changes of mappings, few tries are in vain, however many threads wait. */
+	if (calm && strict && res.attempts > res.huge_moved + res.base_moved + res.huge_moved + 2)
+		sim_fail(SIM_LIVENESS, "%llu tries for %llu folios",
+			 (unsigned long long)res.attempts,
+			 (unsigned long long)(res.huge_moved + res.base_moved));
+	/* Nobody holds a pin for long now: who waits until a gate times out was not told. */
+	if (calm && res.waited_longest_ns > GATE_MS * 500000u)
+		sim_fail(SIM_LIVENESS, "waited %llu ns for %s",
+			 (unsigned long long)res.waited_longest_ns, res.waited_for);
 	must(r == 0 || r == -EBUSY || r == -ENOMEM || r == -ETIMEDOUT || r == -ECANCELED ||
 		     r == -EALREADY || r == -ENOENT,
 	     SIM_CONTENT, "an offline", r);
@@ -526,14 +610,15 @@ static void open_pool(void)
 
 	po.block_bytes = pbs * VAC_PAGEBLOCK_BYTES;
 	po.max_bytes = po.block_bytes * VAC__MAX_BLOCKS;
-	po.gate_timeout_ms = 1;
+	po.gate_timeout_ms = GATE_MS;
 	po.fault_bytes = (uint32_t)(PAGE << sim_below(VAC__PB_ORDER + 1));
 	po.flags = sim_one_in(4) ? VAC_POOL_BASE_ONLY : 0;
 	po.flags |= sim_one_in(4) ? VAC_POOL_STACKS : 0;
 	r = vac_pool_open(&po, &w.pool);
 	must(r == 0, SIM_CONTENT, "a pool's opening", r);
 
-	so.bytes = ((uint64_t)w.nr_writers * REGION_PAGES + SHARED_PAGES + 2 + 8) * PAGE;
+	so.bytes = ((uint64_t)w.nr_writers * REGION_PAGES + SHARED_PAGES + 2 + SCRATCH_PAGES + 8) *
+		   PAGE;
 	r = vac_space_create(w.pool, &so, &w.space);
 	must(r == 0, SIM_CONTENT, "a space's creation", r);
 	w.base = (uintptr_t)vac_space_base(w.space);
@@ -558,6 +643,7 @@ static void open_pool(void)
 	must(r == 0, SIM_CONTENT, "a map", r);
 	w.shared = w.base + (uint64_t)w.nr_writers * REGION_PAGES * PAGE;
 	w.buffer = w.shared + SHARED_PAGES * PAGE;
+	w.scratch = w.buffer + 2 * PAGE;
 	for (int i = 0; i < w.nr_writers; i++) {
 		w.writer[i].id = i;
 		w.writer[i].base = w.base + (uint64_t)i * REGION_PAGES * PAGE;
@@ -662,6 +748,13 @@ static void final_check(void)
 		r = sim_load(w.shared + p * PAGE, &v);
 		must(r == 0, SIM_CONTENT, "a load of the shared counter", r);
 		sum += v;
+	}
+	/* With no pin anywhere nothing refuses, whatever it cuts. */
+	for (int i = 0; i < w.nr_writers; i++) {
+		uint32_t p = (uint32_t)sim_below(REGION_PAGES);
+
+		r = vac_unmap(w.space, ptr(addr_of(&w.writer[i], p, 0)), PAGE);
+		must(r == 0, SIM_LIVENESS, "an unmap at rest", r);
 	}
 	if (sum != w.added)
 		sim_fail(SIM_CONTENT, "the shared counters are %llu, %llu were added",

@@ -199,6 +199,7 @@ struct vac__pin_rec {
 	_Atomic uint32_t space;     /* id + 1 */
 	_Atomic uint32_t stack;     /* index + 1 into the stacks */
 	_Atomic uint32_t more_runs; /* capacity of *more */
+	uint32_t home;              /* free list it goes back to; constant once made */
 	_Atomic uint64_t addr, len, when_ns;
 	_Atomic uint64_t owner[VAC_OWNER_MAX / 8];
 	_Atomic uint64_t run[VAC__PIN_RUNS]; /* n << 32 | pfn */

@@ -70,19 +70,26 @@ static void push(struct vac__ledger *l, uint32_t shard, uint32_t index)
 	} while (!vac__cas(head, &h, ((h >> 32) + 1) << 32 | (index + 1)));
 }
 
-/* A free record, from this thread's shard, another, or new ones. -ENOMEM: a million are live. */
+/*
+ * A free record: from this thread's shard, from another, or a new one. Records go home when they are
+ * freed, so a thread whose pins are dropped by another still finds its own again. -ENOMEM: a million
+ * are live.
+ */
 int vac__rec_take(struct vac_pool *pool, uint32_t *index)
 {
 	struct vac__ledger *l = &pool->ledger;
 	uint32_t shard = vac__port_tid() % VAC__LEDGER_SHARDS;
 	uint32_t top;
 
-	if (pop(l, shard, index))
-		return 0;
+	for (uint32_t i = 0; i < VAC__LEDGER_SHARDS; i++)
+		if (pop(l, (shard + i) % VAC__LEDGER_SHARDS, index))
+			return 0;
 	VAC__ENTER();
 	vac__lock(&l->grow, VAC__RANK_LEDGER);
 	top = vac__ld_rlx(&l->top);
 	if (top < VAC__LEDGER_MAX) {
+		for (uint32_t i = top; i < top + VAC__LEDGER_GROW; i++)
+			l->rec[i].home = shard;
 		vac__st_rel(&l->top, top + VAC__LEDGER_GROW);
 		for (uint32_t i = top + 1; i < top + VAC__LEDGER_GROW; i++)
 			push(l, shard, i);
@@ -93,15 +100,12 @@ int vac__rec_take(struct vac_pool *pool, uint32_t *index)
 		*index = top;
 		return 0;
 	}
-	for (uint32_t i = 0; i < VAC__LEDGER_SHARDS; i++)
-		if (pop(l, i, index))
-			return 0;
 	return -ENOMEM;
 }
 
 void vac__rec_free(struct vac_pool *pool, uint32_t index)
 {
-	push(&pool->ledger, vac__port_tid() % VAC__LEDGER_SHARDS, index);
+	push(&pool->ledger, pool->ledger.rec[index].home, index);
 }
 
 /* The number + 1 of a call stack, kept once; 0 when there is no room for another. */

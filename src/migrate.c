@@ -369,7 +369,11 @@ static bool freeze_unit(struct group *g, unsigned k, unsigned end)
 		if (it->state != ENTRIES && it->state != LOCKED)
 			break;
 		if (!vac__w_freeze(w, vac__expected_counts(false, 1, 0, 0))) {
-			it->err = vac__w_pins(vac__ld(w)) ? -EBUSY : -EAGAIN;
+			uint64_t now = vac__ld(w);
+
+			/* Behind a closed gate that was seen without pins there are none. */
+			VAC__DEBUG_ASSERT(!(now & VAC__W_GATED) || vac__w_pins(now) == 0);
+			it->err = vac__w_pins(now) ? -EBUSY : -EAGAIN;
 			break;
 		}
 		it->state = FROZEN;

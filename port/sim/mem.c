@@ -661,6 +661,13 @@ void sim_dma_put(struct sim_dma *d)
 	blocks[d->block].dma--;
 }
 
+/* The page was dropped under the device, which its owner may do: it reaches nothing of anybody's, or
+ * something that the pin does not keep. */
+void sim_dma_abandon(struct sim_dma *d)
+{
+	blocks[d->block].dma--;
+}
+
 void sim_dma_write(struct sim_dma *d, size_t off, uint64_t value)
 {
 	sim_yield();

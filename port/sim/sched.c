@@ -8,7 +8,7 @@
  *		     the seed (Burckhardt et al., "A Randomized Scheduler with Probabilistic Guarantees
  *		     of Finding Bugs", ASPLOS 2010)
  *
- * Both are fair in the end: a thread that has run 4,000 steps on end while others could run gives
+ * Both are fair in the end: a thread that has run 500 steps on end while others could run gives
  * way, else a loop that waits for another thread's store would never see it.
  *
  * Time: a step takes 20 ns. When nobody can run, the clock jumps to the next deadline; if there is
@@ -26,8 +26,8 @@
 #include "port/sim/world.h"
 
 #define STACK_BYTES (128u << 10)
-#define STEP_NS 20
-#define FAIR_STEPS 4000
+#define STEP_NS 100
+#define FAIR_STEPS 500
 #define CHANGE_POINTS_MAX 32
 
 enum state { UNUSED, RUNNABLE, WAITING, DONE };

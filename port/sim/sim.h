@@ -99,6 +99,7 @@ struct sim_dma {
 };
 int sim_dma_get(uint64_t addr, bool write, struct sim_dma *d);
 void sim_dma_put(struct sim_dma *d);
+void sim_dma_abandon(struct sim_dma *d);
 void sim_dma_write(struct sim_dma *d, size_t off, uint64_t value);
 uint64_t sim_dma_read(struct sim_dma *d, size_t off);
 
