@@ -35,6 +35,7 @@ struct offline {
 	/* Of the pass in hand, and of the one before, which a pass cut short falls back on. */
 	unsigned moved, pinned, no_memory, other;
 	unsigned last_pinned, last_no_memory;
+	uint32_t long_frames; /* of folios under long-term pins, which nobody waits for */
 };
 
 /* ---- Small things --------------------------------------------------------------------------- */
@@ -80,7 +81,7 @@ static void tell(struct offline *o, bool at_end)
 	if (!o->opts.progress || (!at_end && now - o->told_ns < 100000000))
 		return;
 	o->told_ns = now;
-	p.frames_left = used(o);
+	p.frames_left = vac__ld(&o->block->state) == VAC_BLOCK_OFFLINE + 1 ? 0 : used(o);
 	o->opts.progress(o->opts.progress_ctx, &p);
 }
 
@@ -122,6 +123,11 @@ static bool long_pinned(struct offline *o, uint32_t pfn)
 	return false;
 }
 
+static uint32_t folio_frames(struct offline *o, uint32_t pfn)
+{
+	return vac__ld_rlx(&vac__frame(o->pool, pfn)->flags) & VAC__F_HEAD ? VAC__PB_PAGES : 1;
+}
+
 /* Somebody was waited for, for this long: remember the longest. */
 static void note_wait(struct offline *o, const struct vac__pin_view *v, uint64_t ns)
 {
@@ -136,6 +142,10 @@ static void note_wait(struct offline *o, const struct vac__pin_view *v, uint64_t
 /* No pageblock is free for a huge folio, but frames are: divide it, the next pass moves the parts. */
 static void split_instead(struct offline *o, uint32_t pfn)
 {
+	struct vac_pool *pool = o->pool;
+
+	if (vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv) == 0)
+		return; /* the parts would not fit either */
 	vac__folio_lock(o->pool, pfn);
 	if (vac__split(o->pool, pfn) == 0)
 		o->moved++; /* progress: the next pass finds something else */
@@ -252,6 +262,8 @@ static void evacuate_pageblock(struct offline *o, uint32_t pfn)
 			continue;
 		}
 		note_failure(o, src, -EBUSY);
+		if (long_pinned(o, src))
+			o->long_frames += folio_frames(o, src);
 		vac__folio_putback(pool, src);
 	}
 	if (held)
@@ -285,6 +297,7 @@ static int evacuate(struct offline *o)
 		o->last_pinned = o->pinned;
 		o->last_no_memory = o->no_memory;
 		o->moved = o->pinned = o->no_memory = o->other = 0;
+		o->long_frames = 0;
 		for (uint32_t i = 0; i < pool->pb_per_block; i++) {
 			if (vac__frames_used(pool, pb_pfn(o, i), NULL, NULL) == 0)
 				continue;
@@ -305,6 +318,8 @@ static int evacuate(struct offline *o)
 		if (o->no_memory && !o->pinned && !o->other &&
 		    (o->opts.flags & VAC_OFFLINE_BEST_EFFORT))
 			return -ENOMEM;
+		if (o->long_frames == used(o))
+			return -EBUSY; /* all that is left is held for long: report, do not wait */
 		/* Nothing can be done until something happens elsewhere. Where a lot happens that
 		 * does not help us, look less often: each look gates the pinned folios again. */
 		vac__event_wait(&pool->progress, seen, o->deadline_ns);
@@ -320,14 +335,25 @@ static void set_state(struct offline *o, enum vac_block_state s)
 	vac__st(&o->block->state, (uint32_t)s + 1);
 }
 
-/* Enough memory in other online blocks? The block is isolated, so it is not counted. */
-static int check_room(struct offline *o)
+/*
+ * Enough memory in other online blocks? Asked before anything is isolated, so that an offline which is
+ * refused, or only tried dry, takes memory from nobody for a moment; and again after, when nothing of
+ * this block can be taken any more.
+ */
+static int check_room(struct offline *o, bool isolated)
 {
 	struct vac_pool *pool = o->pool;
 	uint64_t room = vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv);
-	uint64_t frames = UINT64_C(1) << pool->block_shift;
+	uint64_t frames = UINT64_C(1) << pool->block_shift, own = 0;
+	uint32_t nr_free, nr_resv;
 
-	o->used_at_start = used(o);
+	o->used_at_start = 0;
+	for (uint32_t i = 0; i < pool->pb_per_block; i++) {
+		o->used_at_start += vac__frames_used(pool, pb_pfn(o, i), &nr_free, &nr_resv);
+		own += isolated ? 0 : nr_free + nr_resv;
+	}
+	room = room > own ? room - own : 0;
+	o->res.missing_bytes = 0;
 	if (o->used_at_start > room)
 		o->res.missing_bytes = (o->used_at_start - room) << VAC__PAGE_SHIFT;
 	o->res.possible_bytes = (o->used_at_start < room ? o->used_at_start : room)
@@ -337,6 +363,18 @@ static int check_room(struct offline *o)
 	if (o->res.missing_bytes && !(o->opts.flags & VAC_OFFLINE_BEST_EFFORT))
 		return -ENOMEM;
 	return 0;
+}
+
+static void isolate(struct offline *o)
+{
+	for (uint32_t i = 0; i < o->pool->pb_per_block; i++)
+		vac__frames_isolate(o->pool, pb_pfn(o, i));
+}
+
+static void unisolate(struct offline *o)
+{
+	for (uint32_t i = 0; i < o->pool->pb_per_block; i++)
+		vac__frames_unisolate(o->pool, pb_pfn(o, i));
 }
 
 static int offline_locked(struct offline *o)
@@ -349,26 +387,30 @@ static int offline_locked(struct offline *o)
 		return -ENOENT;
 	if (vac__ld(&o->block->state) != VAC_BLOCK_ONLINE + 1)
 		return -EALREADY;
+	r = check_room(o, false);
+	if (dry)
+		return r;
+	if (r < 0) {
+		vac__report_make(pool, o->id, &o->trace, &o->res.report);
+		return r;
+	}
 	vac__st(&o->block->cancel, 0);
 	set_state(o, VAC_BLOCK_ISOLATING);
 	vac__add(&pool->offliners, 1);
-	for (uint32_t i = 0; i < pool->pb_per_block; i++)
-		vac__frames_isolate(pool, pb_pfn(o, i));
+	isolate(o);
 	VAC__SYNC("iso_done", (uint64_t)o->id);
-	r = check_room(o);
-	if (r == 0 && !dry) {
+	r = check_room(o, true);
+	if (r == 0) {
 		set_state(o, VAC_BLOCK_EVACUATING);
 		r = evacuate(o);
 	}
-	if (r == 0 && !dry) {
+	if (r == 0) {
 		r = vac__block_give_back(pool, o->id, &o->res.given_back_bytes);
 		o->trace.foreign = r < 0;
 	}
-	if (r < 0 && !dry)
+	if (r < 0) {
 		vac__report_make(pool, o->id, &o->trace, &o->res.report);
-	if (r < 0 || dry) {
-		for (uint32_t i = 0; i < pool->pb_per_block; i++)
-			vac__frames_unisolate(pool, pb_pfn(o, i));
+		unisolate(o);
 		set_state(o, VAC_BLOCK_ONLINE);
 	}
 	vac__sub(&pool->offliners, 1);

@@ -169,8 +169,7 @@ int vac__view_map(void *ctx, void *addr, size_t bytes, struct vac__backing *b, s
 	(void)ctx;
 	if (r < 0)
 		return r;
-	if (left)
-		vac__edge_drop(lo, lo + bytes);
+	vac__edge_drop(lo, lo + bytes);
 	prefault(lo, bytes, off, prot);
 	return 0;
 }
@@ -252,7 +251,8 @@ int vac__view_unmap(void *ctx, void *addr, size_t bytes)
 	int r = vac__bare(addr, bytes, left);
 
 	(void)ctx;
-	if (!r && left)
+	/* An unmap of the program's may take in runs that leave, whole or in part. */
+	if (!r)
 		vac__edge_drop(lo, lo + bytes);
 	return r;
 }
