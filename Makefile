@@ -141,6 +141,11 @@ $B/sim.o: $(SIM_OBJ)
 	$Q$(CC) -r -nostdlib -o $@.all $(SIM_OBJ)
 	$Qobjcopy --keep-global-symbol=vac_sim_main --keep-global-symbol=vac_sim_explore $@.all $@
 
+# The simulator alone, for whoever needs no more.
+$B/sim.bin: $(SIM_OBJ)
+	$(call say,LINK)
+	$Q$(CC) -Wl,--defsym,main=vac_sim_main -o $@ $^ $(CLI_LIBS)
+
 $B/vacate: $(CLI_OBJ) $B/sim.o $B/libvacate.a
 	$(call say,LINK)
 	$Q$(LINK) -rdynamic -o $@ $^ $(CLI_LIBS)

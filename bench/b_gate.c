@@ -8,7 +8,8 @@
  * the peer is the time of one read, from submission to completion, as the same loop sees it while
  * nothing leaves. `reads` says how many of these an offline takes. `ungated` says how many offlines
  * ended with the gate switched off, of `ungated_tries`, each of which waited for as long as
- * UNGATED_MS.
+ * UNGATED_MS. (Where the submitter gets no processor for as long as the reads in hand take, no pin is
+ * left for a moment, and such an offline may end.)
  *
  * A thread submits and another reaps: who waits for a gate must not be the one whose pins it waits
  * for.

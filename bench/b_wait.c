@@ -8,6 +8,10 @@
  * (coordinated omission). It counts as `quiet` if nothing left at that time: that is what the
  * machine itself does to the prober.
  *
+ * A prober that has waited for one pageblock has a backlog, of which an operation is likely to meet
+ * the next pageblock that leaves: waits add up. `single_max` is the longest that one operation took
+ * from its own start.
+ *
  * The figures of a run are the longest wait, and the 99th percentile, of all operations that fell
  * due during OFFLINES offlines. The writer's peer is the copy of one 2 MiB pageblock, for which a
  * writer to that pageblock has to wait; the reader's is a minor fault, which a reader takes when a
@@ -36,6 +40,7 @@ struct prober {
 	atomic_int phase;
 	_Atomic uint64_t due; /* everything due before has been done, and recorded */
 	struct hist hist[PHASES];
+	uint64_t single_max[PHASES];
 	pthread_t thread;
 };
 
@@ -46,16 +51,19 @@ static void *probe(void *arg)
 	int phase;
 
 	while ((phase = atomic_load(&p->phase)) != ENDING) {
-		uint64_t i = bench_random(&random) % p->words;
+		uint64_t i = bench_random(&random) % p->words, start, end;
 
-		while (bench_now() < due)
+		while ((start = bench_now()) < due)
 			;
 		/* A write to the host, and the contents stay for rig_verify(). */
 		if (p->writes)
 			__atomic_fetch_xor(&p->mem[i], 0, __ATOMIC_RELAXED);
 		else
 			(void)p->mem[i];
-		hist_record(&p->hist[phase], bench_now() - due);
+		end = bench_now();
+		hist_record(&p->hist[phase], end - due);
+		if (end - start > p->single_max[phase])
+			p->single_max[phase] = end - start;
 		due += INTERVAL_NS;
 		atomic_store(&p->due, due);
 	}
@@ -124,6 +132,7 @@ struct wait_run {
 	bool writes;
 	struct bench_result *max, *p99;
 	struct hist total, quiet; /* of all runs */
+	double single_max[BENCH_RUNS_MAX];
 };
 
 static int take_away(struct wait_run *w, struct prober *p)
@@ -168,6 +177,7 @@ static int measure(struct wait_run *w, struct prober *p, int run)
 		return 0;
 	hist_merge(&w->total, h);
 	hist_merge(&w->quiet, &p->hist[QUIET]);
+	w->single_max[run] = (double)p->single_max[LEAVING] / 1e3;
 	bench_add(w->max, (double)h->max / 1e3, peer);
 	bench_add(w->p99, (double)hist_percentile(h, 99) / 1e3, peer);
 	return 0;
@@ -197,6 +207,7 @@ static void extras(struct wait_run *w)
 	bench_extra(res, "p99", (double)hist_percentile(&w->total, 99) / 1e3);
 	bench_extra(res, "p99.9", (double)hist_percentile(&w->total, 99.9) / 1e3);
 	bench_extra(res, "max", (double)w->total.max / 1e3);
+	bench_extra(res, "single_max", bench_median(w->single_max, res->n));
 	bench_extra(res, "quiet_p50", (double)hist_percentile(&w->quiet, 50) / 1e3);
 	bench_extra(res, "quiet_p99", (double)hist_percentile(&w->quiet, 99) / 1e3);
 	bench_extra(res, "quiet_p99.9", (double)hist_percentile(&w->quiet, 99.9) / 1e3);

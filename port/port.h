@@ -45,6 +45,10 @@ int vac__port_wake(const _Atomic uint32_t *addr, int n);
 
 void vac__port_relax(void); /* in a short busy loop */
 
+/* Copy whole pages of folios through the direct map; they do not overlap. When it answers, the copy
+ * is visible to whoever sees a later store of the caller. */
+void vac__port_copy(void *dst, const void *src, size_t bytes);
+
 /* Block all signals and disable cancellation, as every path that takes a lock does first. Nests. */
 struct vac__port_saved {
 	uint64_t mask[16]; /* room for a sigset_t */

@@ -89,8 +89,10 @@ static int fill_huge(struct vac_space *s, const struct vac__vma *v, uint32_t vpb
 	vac__ptl_lock(s, vpb);
 	r = vac__install_huge(s, vpb, pfn, v->prot);
 	vac__ptl_unlock(s, vpb);
-	/* With the map counted this reference goes; without, the folio does. */
-	vac__folio_put(s->pool, pfn, VAC__W_REF);
+	if (r < 0)
+		vac__folio_put(s->pool, pfn, VAC__W_REF);
+	else
+		vac__progress(s->pool);
 	return r;
 }
 
@@ -148,9 +150,12 @@ static int fill_base(struct vac_space *s, const struct vac__vma *v, uint32_t pag
 		r = vac__install_base(s, p, &pfns[p - lo], n, v->prot);
 		if (r < (int)n && page >= p + (r > 0 ? (uint32_t)r : 0) && page < p + n)
 			err = r < 0 ? r : -ENOMEM;
+		for (int i = 0; i < r; i++)
+			pfns[p + (uint32_t)i - lo] = VAC__NO_PFN; /* mapped: no longer ours */
 		p += n;
 	}
 	vac__ptl_unlock(s, vpb);
+	vac__progress(s->pool);
 	for (uint32_t p = lo; p < hi; p++)
 		if (pfns[p - lo] != VAC__NO_PFN)
 			vac__folio_put(s->pool, pfns[p - lo], VAC__W_REF);

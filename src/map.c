@@ -134,7 +134,8 @@ static int host_map(struct vac_space *s, uint32_t page, uint32_t n, uint32_t pfn
 }
 
 /*
- * Map a new huge folio, of which the caller holds a reference, in an empty slot. The ptl is held.
+ * Map a new huge folio, of which the caller holds a reference, in an empty slot: the mapping takes
+ * the reference over. The ptl is held.
  * The host comes first: if it refuses, no entry was ever visible.
  */
 int vac__install_huge(struct vac_space *s, uint32_t vpb, uint32_t pfn, unsigned prot)
@@ -152,7 +153,7 @@ int vac__install_huge(struct vac_space *s, uint32_t vpb, uint32_t pfn, unsigned 
 	}
 	vac__st_rlx(&f->family, s->family);
 	vac__st_rlx(&f->index, vpb * VAC__PB_PAGES);
-	vac__w_map_get(&f->word);
+	vac__w_ref_to_map(&f->word);
 	vac__st(vac__pmd(s, vpb), vac__entry_for(pfn, prot) | host_bits(prot));
 	vac__segments_settle(s, vpb, 2);
 	return 0;
@@ -170,9 +171,9 @@ static uint32_t linear(struct vac_pool *pool, const uint32_t *pfns, uint32_t n)
 }
 
 /*
- * Map new base folios, one reference each, in the empty slots of pages [first, first + n) of one
- * vpb; one host call for each linear run. The ptl is held. Answers how many were mapped, from the
- * first on, or the error that kept even the first out.
+ * Map new base folios, one reference each, which the mappings take over, in the empty slots of pages
+ * [first, first + n) of one vpb; one host call for each linear run. The ptl is held. Answers how many
+ * were mapped, from the first on, or the error that kept even the first out.
  */
 int vac__install_base(struct vac_space *s, uint32_t first, const uint32_t *pfns, uint32_t n,
 		      unsigned prot)
@@ -200,7 +201,7 @@ int vac__install_base(struct vac_space *s, uint32_t first, const uint32_t *pfns,
 
 			vac__st_rlx(&f->family, s->family);
 			vac__st_rlx(&f->index, first + i);
-			vac__w_map_get(&f->word);
+			vac__w_ref_to_map(&f->word);
 			vac__st(vac__pte(s, first + i),
 				vac__entry_for(pfns[i], prot) | host_bits(prot));
 		}

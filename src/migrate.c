@@ -427,8 +427,8 @@ static void copy_group(struct group *g, struct vac__mig_stats *st)
 		while (!it->huge && k + n < g->n && it[n].state == FROZEN &&
 		       it[n].src == it->src + n && it[n].dst == it->dst + n)
 			n++;
-		memcpy(vac__frame_addr(pool, it->dst), vac__frame_addr(pool, it->src),
-		       (size_t)n * pages_of(it) << VAC__PAGE_SHIFT);
+		vac__port_copy(vac__frame_addr(pool, it->dst), vac__frame_addr(pool, it->src),
+			       (size_t)n * pages_of(it) << VAC__PAGE_SHIFT);
 		for (unsigned i = 0; i < n; i++) {
 			struct vac__frame *d = vac__frame(pool, it[i].dst);
 

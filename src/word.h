@@ -103,6 +103,13 @@ static inline int vac__w_map_get(vac__word *p)
 	return 0;
 }
 
+/* The caller's reference becomes a mapping, in one step: a thread that has filled a page in and is
+ * interrupted holds nothing that could make a migration of it fail. */
+static inline void vac__w_ref_to_map(vac__word *p)
+{
+	vac__add(p, VAC__W_MAP - VAC__W_REF);
+}
+
 /* Answers the word after the step; the caller that sees vac__w_free() of it frees the folio. A count
  * below nothing would borrow from its neighbour: debug builds stop there. */
 static inline uint64_t vac__w_put(vac__word *p, uint64_t unit)

@@ -546,7 +546,7 @@ static void test_cycles(void **state UNUSED)
 	cycles(MIB(8), scaled(100));
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_model),
@@ -560,5 +560,6 @@ int main(void)
 		cmocka_unit_test(test_cycles),
 	};
 
+	t_filter(argc, argv);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -651,40 +651,30 @@ static void cancel_after_100ms(struct member *m UNUSED)
 /* Asleep for a pin, with no deadline at all, it hears the cancel. */
 static void test_cancel_asleep(void **state UNUSED)
 {
-	for (unsigned flags = 0; flags <= VAC_PIN_LONGTERM; flags += VAC_PIN_LONGTERM) {
-		struct vac_pool_opts o = t_opts(MIB(2));
-		struct vac_pool *pool;
-		struct vac_space *s;
-		struct team t;
-		uint64_t pin, begin;
-		char *m;
-		int r;
+	struct vac_pool_opts o = t_opts(MIB(2));
+	struct vac_pool *pool;
+	struct vac_space *s;
+	struct team t;
+	uint64_t pin, begin;
+	char *m;
+	int r;
 
-		o.gate_timeout_ms = 60000;
-		pool = t_open(&o, 2);
-		s = t_space(pool, MIB(2));
-		m = t_map(s, P, VAC_MAP_POPULATE);
-		pin = t_pin(s, m, 1, flags, "x");
-		race.pool = pool;
-		race.id = t_page(s, m).block;
-		begin = t_ms();
-		team_start(&t, 1, cancel_after_100ms, NULL);
-		r = t_offline(pool, race.id, -1, NULL);
-		if (flags) { /* it does not wait for those: it may have ended before */
-			MUST(r == -ECANCELED || r == -EBUSY);
-			t.stop = true;
-		} else {
-			MUST(r == -ECANCELED);
-			MUST(t_ms() - begin >= 99 && t_ms() - begin < 20000);
-		}
-		if (r == -ECANCELED)
-			team_join(&t);
-		else
-			pthread_detach(t.thread[0]);
-		assert_int_equal(t_block(pool, race.id).state, VAC_BLOCK_ONLINE);
-		assert_ok(vac_unpin(pool, pin));
-		t_close(pool);
-	}
+	o.gate_timeout_ms = 60000;
+	pool = t_open(&o, 2);
+	s = t_space(pool, MIB(2));
+	m = t_map(s, P, VAC_MAP_POPULATE);
+	pin = t_pin(s, m, 1, 0, "x");
+	race.pool = pool;
+	race.id = t_page(s, m).block;
+	begin = t_ms();
+	team_start(&t, 1, cancel_after_100ms, NULL);
+	r = t_offline(pool, race.id, -1, NULL);
+	team_join(&t);
+	assert_int_equal(r, -ECANCELED);
+	assert_true(t_ms() - begin >= 99 && t_ms() - begin < 20000);
+	assert_int_equal(t_block(pool, race.id).state, VAC_BLOCK_ONLINE);
+	assert_ok(vac_unpin(pool, pin));
+	t_close(pool);
 }
 
 /* ---- Several at once ------------------------------------------------------------------------------------ */
@@ -1190,15 +1180,8 @@ static void test_host_frames(void **state UNUSED)
 	t_close(pool);
 }
 
-/* In a process of its own, whose memory the parent measures from outside. It says on stdout (our
- * fd 2 is the parent's pipe) what it has done, and waits to be told to go on. */
+/* In a process of its own, whose memory the parent measures from outside. */
 #define LEAVING MIB(64)
-
-static void step(const char *what)
-{
-	MUST(write(2, what, 1) == 1);
-	kill(getpid(), SIGSTOP);
-}
 
 static void case_gives_back(void)
 {
@@ -1214,30 +1197,19 @@ static void case_gives_back(void)
 	for (int i = 0; i < 2; i++)
 		MUST(vac_block_online(pool, vac_block_add(pool, NULL), VAC_ZONE_MOVABLE) == 0);
 	MUST(vac_space_create(pool, &so, &s) == 0);
-	step("0"); /* in its cgroup by now */
+	step_done('0'); /* in its cgroup by now */
 	MUST(vac_map(s, NULL, LEAVING, RW, VAC_MAP_POPULATE, &a) == 0);
 	memset(a, 1, LEAVING);
 	MUST(vac_map(s, NULL, LEAVING / 2, RW, VAC_MAP_POPULATE | VAC_MAP_NOHUGE, &b) == 0);
 	memset(b, 2, LEAVING / 2);
 	MUST(vac_unmap(s, a, LEAVING / 2) == 0); /* half of it free, but filled */
-	step("1");
+	step_done('1');
 	MUST(vac_block_offline(pool, 0, NULL, &res) == 0);
-	step("2");
+	step_done('2');
 	MUST(res.given_back_bytes == LEAVING);
 	for (size_t i = 0; i < LEAVING / 2; i++)
 		MUST(((char *)a)[LEAVING / 2 + i] == 1 && ((char *)b)[i] == 2);
 	MUST(vac_pool_close(pool) == 0);
-}
-
-static char next_step(int pid, int fd)
-{
-	char c = 0;
-	int status;
-
-	if (read(fd, &c, 1) != 1)
-		return 0;
-	MUST(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
-	return c;
 }
 
 /* As the kernel accounts for it: 95 % of what the block held is off the cgroup's bill within a
@@ -1255,21 +1227,21 @@ static void test_gives_back(void **state UNUSED)
 	}
 	pid = case_start("gives_back", &fd, false);
 	assert_true(pid > 0);
-	assert_int_equal(next_step(pid, fd), '0');
+	assert_int_equal(step_next(pid, fd), '0');
 	assert_true(memcg_join(&g, pid));
-	kill(pid, SIGCONT);
-	assert_int_equal(next_step(pid, fd), '1');
+	step_go(pid);
+	assert_int_equal(step_next(pid, fd), '1');
 	before = memcg_usage(&g);
 	assert_true(before >= (int64_t)(LEAVING + LEAVING / 2));
-	kill(pid, SIGCONT);
-	assert_int_equal(next_step(pid, fd), '2');
+	step_go(pid);
+	assert_int_equal(step_next(pid, fd), '2');
 	for (uint64_t end = t_ms() + 1000; t_ms() < end; sleep_ms(10)) {
 		after = memcg_usage(&g);
 		/* The block had LEAVING; half of that has been filled elsewhere. */
 		if (before + (int64_t)LEAVING / 2 - after >= (int64_t)LEAVING / 100 * 95)
 			break;
 	}
-	kill(pid, SIGCONT);
+	step_go(pid);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	close(fd);
 	memcg_remove(&g);
@@ -1562,5 +1534,6 @@ int main(int argc, char **argv)
 
 	case_main(argc, argv, cases, COUNT(cases));
 	catch_faults();
+	t_filter(argc, argv);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

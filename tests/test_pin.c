@@ -953,5 +953,6 @@ int main(int argc, char **argv)
 
 	case_main(argc, argv, cases, COUNT(cases));
 	catch_faults();
+	t_filter(argc, argv);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

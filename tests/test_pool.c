@@ -728,7 +728,7 @@ static void test_fork_any_moment(void **state UNUSED)
 	t_close(parent.pool);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_defaults),
@@ -750,5 +750,6 @@ int main(void)
 		cmocka_unit_test(test_fork_any_moment),
 	};
 
+	t_filter(argc, argv);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -460,6 +460,8 @@ static void test_meta_booked(void **state UNUSED)
 
 /* ---- The budget ------------------------------------------------------------------------------- */
 
+#define TABLES 32 /* port/linux/vma.c */
+
 static void test_vma_budget(void **state UNUSED)
 {
 	uint64_t used, limit, u2, l2;
@@ -470,6 +472,7 @@ static void test_vma_budget(void **state UNUSED)
 	fclose(f);
 	vac__port_vma_usage(&used, &limit);
 	assert_true(limit > 0 && limit <= max / 10 * 9);
+	limit -= TABLES; /* kept for what is booked by force */
 	assert_false(vac__port_vma_charge((long)(limit - used) + 1, false));
 	vac__port_vma_usage(&u2, &l2);
 	assert_int_equal(u2, used);
@@ -478,7 +481,7 @@ static void test_vma_budget(void **state UNUSED)
 	assert_true(vac__port_vma_charge(5, true));
 	vac__port_vma_usage(&u2, &l2);
 	assert_int_equal(u2, limit + 5);
-	assert_int_equal(l2, limit);
+	assert_int_equal(l2, limit + TABLES);
 	assert_true(vac__port_vma_charge(-(long)(limit - used) - 5, false));
 	vac__port_vma_usage(&u2, &l2);
 	assert_int_equal(u2, used);
@@ -519,10 +522,14 @@ static void test_vma_refused(void **state UNUSED)
 	assert_int_equal(ops->open(&ctx, "full", &guard, 0), 0);
 	assert_int_equal(ops->direct_reserve(ctx, 16 * PB, PB, &direct), 0);
 	vac__port_vma_usage(&used, &limit);
+	limit -= TABLES;
 	assert_true(vac__port_vma_charge((long)(limit - used), false));
 	assert_int_equal(ops->block_open(ctx, 3, 4 * PB, direct, &b), -ENOMEM);
 	assert_int_equal(ops->direct_reserve(ctx, 16 * PB, PB, &p), -ENOMEM);
-	assert_null(vac__port_meta_reserve(PAGE));
+	/* A report must be had just then. */
+	p = vac__port_meta_reserve(PAGE);
+	assert_non_null(p);
+	vac__port_meta_release(p, PAGE);
 	vac__port_vma_charge(-(long)(limit - used), true);
 	assert_int_equal(ops->block_open(ctx, 3, 4 * PB, direct, &b), 0);
 	ops->block_close(ctx, &b);

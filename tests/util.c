@@ -38,6 +38,12 @@ uint64_t t_seed(uint64_t stream)
 	return x;
 }
 
+void t_filter(int argc, char **argv)
+{
+	if (argc == 2)
+		cmocka_set_test_filter(argv[1]);
+}
+
 uint64_t t_ms(void)
 {
 	return vac__port_now() / 1000000;
@@ -358,6 +364,31 @@ void meet(struct meeting *m, unsigned n)
 		else
 			vac__port_relax();
 	}
+}
+
+void step_done(char which)
+{
+	MUST(write(2, &which, 1) == 1);
+	kill(getpid(), SIGSTOP);
+}
+
+char step_next(int pid, int fd)
+{
+	char c = 0;
+	int status;
+
+	if (read(fd, &c, 1) != 1)
+		return 0;
+	MUST(waitpid(pid, &status, WUNTRACED) == pid);
+	if (!WIFSTOPPED(status))
+		fprintf(stderr, "the case has ended with status %#x after '%c'\n", status, c);
+	MUST(WIFSTOPPED(status));
+	return c;
+}
+
+void step_go(int pid)
+{
+	kill(pid, SIGCONT);
 }
 
 /* ---- cgroups --------------------------------------------------------------------------------- */

@@ -52,6 +52,9 @@ uint64_t t_seed(uint64_t stream);
 
 uint64_t t_ms(void); /* of a clock that never steps */
 
+/* The one argument that a test program takes: which of its tests to run ("test_cut*"). */
+void t_filter(int argc, char **argv);
+
 /* ---- Pools ----------------------------------------------------------------------------------- */
 
 /* The defaults of the tests: blocks of 4 MiB, gates of 300 ms. */
@@ -123,6 +126,12 @@ struct meeting {
 	_Atomic uint32_t arrived, turn;
 };
 void meet(struct meeting *m, unsigned n);
+
+/* A case that is measured from outside: it stops after each step and says which that was; the parent,
+ * which has it from case_start(), waits for the next (0: it has ended), looks, and lets it go on. */
+void step_done(char which);
+char step_next(int pid, int fd);
+void step_go(int pid);
 
 /* ---- cgroups --------------------------------------------------------------------------------- */
 

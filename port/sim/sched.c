@@ -404,6 +404,11 @@ void vac__port_relax(void)
 	sim_yield();
 }
 
+void vac__port_copy(void *dst, const void *src, size_t bytes)
+{
+	memcpy(dst, src, bytes);
+}
+
 void vac__port_enter(struct vac__port_saved *saved)
 {
 	(void)saved;

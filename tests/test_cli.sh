@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+#
+# The command as its user meets it: a small demo and a small stress succeed and print what they
+# promise; wrong usage is named, answered with status 2, and leaves nothing behind.
+set -u
+V=${VACATE:-build/vacate}
+dir=$(mktemp -d) || exit 1
+trap 'rm -rf "$dir"' EXIT
+fails=0
+want() { # status, what must be in the output, command...
+	local status=$1 text=$2 r
+	shift 2
+	"$@" >"$dir/out" 2>"$dir/err" </dev/null
+	r=$?
+	if [ $r -ne "$status" ] || ! grep -q -e "$text" "$dir/out" "$dir/err"; then
+		echo "FAIL $* : status $r, wanted $status and '$text'"
+		tail -n 20 "$dir/out" "$dir/err"
+		fails=$((fails + 1))
+	fi
+}
+has() { # keys that the JSON in $dir/out must have
+	local k
+	for k in "$@"; do
+		grep -q "\"$k\"" "$dir/out" || { echo "FAIL no \"$k\" in the JSON"; fails=$((fails + 1)); }
+	done
+}
+want 0 'PASSED: every block has left' "$V" demo --pool 160M --block 16M --passes 1 include src cli
+want 0 '"errors": 0' "$V" stress --pool 96M --block 8M --threads 4 --duration 4s --seed 5 --json
+has seed guard duration_s offlines attempted succeeded failed bytes_moved moved_gb_per_s \
+	memcpy_gb_per_s verify checked errors writer_wait_us reader_wait_us p50 p99 p999 max \
+	host_vmas_max blockers
+want 0 '' "$V" stress --pool 64M --block 4M --duration 2s --workload map,dio --base-only
+want 0 '' "$V" stress --pool 64M --block 4M --duration 2s --no-huge --guard sigsegv
+want 1 'userfaultfd' "$V" stress --pool 64M --block 4M --duration 1s --guard userfaultfd
+want 0 'Usage' "$V" --help
+want 0 '[0-9]' "$V" --version
+want 2 'demo' "$V"
+want 2 'nonsense' "$V" nonsense
+want 2 'dance' "$V" stress --workload dance
+want 2 'foreign' "$V" stress --workload foreign
+want 2 '3x' "$V" stress --block 3x
+want 2 '3M' "$V" stress --block 3M
+want 2 'soon' "$V" stress --duration soon
+want 2 'surplus' "$V" stress surplus
+want 1 '/does/not/exist' "$V" demo /does/not/exist
+want 2 'nosuch' "$V" bench nosuch
+if [ -w /dev/full ]; then
+	"$V" --help >/dev/full 2>"$dir/err"
+	[ $? -eq 1 ] || { echo "FAIL a full stdout is not noticed"; fails=$((fails + 1)); }
+fi
+[ $fails -eq 0 ]

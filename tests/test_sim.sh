@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# runtests: timeout=900
+# SPDX-License-Identifier: MIT
+#
+# The simulator: 100,000 schedules find nothing; the regressions, seeds that once found something,
+# find nothing any more; a schedule that is replayed goes the same way; and gcc and clang make the
+# same turns of a seed.
+set -u
+V=${VACATE:-build/vacate}
+dir=$(mktemp -d) || exit 1
+trap 'rm -rf "$dir"' EXIT
+fails=0
+check() { # what, command...
+	local what=$1
+	shift
+	if "$@" >"$dir/log" 2>&1; then
+		echo "ok   $what"
+	else
+		echo "FAIL $what (status $?)"
+		tail -n 40 "$dir/log"
+		fails=$((fails + 1))
+	fi
+}
+trace() { "$@" | sed -n 's/.*trace \([0-9a-f]*\):.*/\1/p'; }
+same() {
+	local a b
+	a=$(trace "$1" sim --schedules 600)
+	b=$(trace "$2" --schedules 600)
+	echo "traces: $a, $b"
+	[ -n "$a" ] && [ "$a" = "$b" ]
+}
+
+check "100000 schedules" "$V" sim --schedules 100000 --save "$dir"
+# Each of these found a mistake in the code of its day: see docs/SIMULATOR.md.
+for s in 6 35 93 107 2502 102090 104065 105779 111816 122597 201005 1014114; do
+	check "seed $s" "$V" sim --seed $s --schedules 1 --save "$dir"
+done
+for w in mix migrate pin map refault dio; do
+	check "workload $w" "$V" sim --workload $w --seed 500000 --schedules 500 --save "$dir"
+done
+again() {
+	[ "$(trace "$V" sim --seed 77 --schedules 5)" = "$(trace "$V" sim --seed 77 --schedules 5)" ]
+}
+check "the same seed twice" again
+other=clang
+[ "${CC:-gcc}" = clang ] && other=gcc
+if command -v $other >/dev/null; then
+	check "build with $other" make -s CC=$other BUILD="$dir/b" "$dir/b/sim.bin"
+	check "the same turns by gcc and clang" same "$V" "$dir/b/sim.bin"
+else
+	echo "SKIP: forced: $other is not installed"
+fi
+refused() { "$V" sim "$@"; [ $? -eq 2 ]; }
+check "an unknown workload" refused --workload nothing
+check "a number that is none" refused --schedules many
+check "one word too many" refused surplus
+noreplay() { "$V" sim --replay "$dir/none"; [ $? -eq 1 ]; }
+check "a replay file that is not there" noreplay
+[ $fails -eq 0 ]
