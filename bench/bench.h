@@ -120,5 +120,6 @@ int bench_storm(struct bench_env *env);
 int bench_gate(struct bench_env *env);
 int bench_cost(struct bench_env *env);
 int bench_scale(struct bench_env *env);
+int bench_sim_rate(struct bench_env *env);
 
 #endif

@@ -45,44 +45,58 @@ static struct vac__free_list *list_of(struct vac_pool *pool, uint32_t pfn, unsig
 	return &pool->free[pb_of(pool, pfn)->zone][order];
 }
 
+static uint32_t next_of(struct vac_pool *pool, uint32_t pfn)
+{
+	return vac__ld_rlx(&vac__frame(pool, pfn)->next);
+}
+
+static void set_next(struct vac_pool *pool, uint32_t pfn, uint32_t next)
+{
+	vac__st_rlx(&vac__frame(pool, pfn)->next, next);
+}
+
+static uint32_t prev_of(struct vac_pool *pool, uint32_t pfn)
+{
+	return vac__ld_rlx(&vac__frame(pool, pfn)->prev);
+}
+
+static void set_prev(struct vac_pool *pool, uint32_t pfn, uint32_t prev)
+{
+	vac__st_rlx(&vac__frame(pool, pfn)->prev, prev);
+}
+
 /* Chunks that the host has filled go to the front: they are reused before new memory is touched. */
 static void link_chunk(struct vac_pool *pool, uint32_t pfn, unsigned order)
 {
 	struct vac__free_list *l = list_of(pool, pfn, order);
-	struct vac__frame *f = vac__frame(pool, pfn);
+	bool last = vac__ld_rlx(&pb_of(pool, pfn)->populated) == VAC__PB_VIRGIN;
+	uint32_t prev = last ? l->tail : VAC__NO_PFN, next = last ? VAC__NO_PFN : l->head;
 
-	if (vac__ld_rlx(&pb_of(pool, pfn)->populated) == VAC__PB_VIRGIN) {
-		f->next = VAC__NO_PFN;
-		f->prev = l->tail;
-		if (l->tail == VAC__NO_PFN)
-			l->head = pfn;
-		else
-			vac__frame(pool, l->tail)->next = pfn;
-		l->tail = pfn;
-		return;
-	}
-	f->prev = VAC__NO_PFN;
-	f->next = l->head;
-	if (l->head == VAC__NO_PFN)
+	set_prev(pool, pfn, prev);
+	set_next(pool, pfn, next);
+	if (prev == VAC__NO_PFN)
+		l->head = pfn;
+	else
+		set_next(pool, prev, pfn);
+	if (next == VAC__NO_PFN)
 		l->tail = pfn;
 	else
-		vac__frame(pool, l->head)->prev = pfn;
-	l->head = pfn;
+		set_prev(pool, next, pfn);
 }
 
 static void unlink_chunk(struct vac_pool *pool, uint32_t pfn, unsigned order)
 {
 	struct vac__free_list *l = list_of(pool, pfn, order);
-	struct vac__frame *f = vac__frame(pool, pfn);
+	uint32_t prev = prev_of(pool, pfn), next = next_of(pool, pfn);
 
-	if (f->prev == VAC__NO_PFN)
-		l->head = f->next;
+	if (prev == VAC__NO_PFN)
+		l->head = next;
 	else
-		vac__frame(pool, f->prev)->next = f->next;
-	if (f->next == VAC__NO_PFN)
-		l->tail = f->prev;
+		set_next(pool, prev, next);
+	if (next == VAC__NO_PFN)
+		l->tail = prev;
 	else
-		vac__frame(pool, f->next)->prev = f->prev;
+		set_prev(pool, next, prev);
 }
 
 /* ---- Chunks --------------------------------------------------------------------------------- */

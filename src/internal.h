@@ -63,13 +63,19 @@ struct vac__frame {
 	vac__word word;
 	_Atomic uint32_t lock; /* the folio lock: see wait.c */
 	_Atomic uint32_t flags;
-	/* Where it is mapped: page `index` of the spaces of `family`. Set before the first mapping
-	 * by the one who allocated it; constant until freed. */
-	_Atomic uint32_t family;
-	_Atomic uint32_t index;
-	uint32_t next, prev; /* free list; guarded by the zone lock */
+	union {
+		/* In use: where it is mapped, page `index` of the spaces of `family`. Set before the
+		 * first mapping by the one who allocated it; constant until freed. */
+		struct {
+			_Atomic uint32_t family, index;
+		};
+		/* Head of a free chunk: its list; guarded by the zone lock. */
+		struct {
+			_Atomic uint32_t next, prev;
+		};
+	};
 };
-_Static_assert(sizeof(struct vac__frame) <= 32, "at most 32 bytes of metadata a frame");
+_Static_assert(sizeof(struct vac__frame) <= 24, "at most 32 bytes of metadata a frame");
 
 /* A pageblock of frames. All guarded by the zone lock, except populated: written by the one who
  * took the whole pageblock off the free list. */

@@ -40,7 +40,7 @@ want 2 'nonsense' "$V" nonsense
 want 2 'dance' "$V" stress --workload dance
 want 2 'foreign' "$V" stress --workload foreign
 want 2 '3x' "$V" stress --block 3x
-want 2 '3M' "$V" stress --block 3M
+want 2 'not a power of two' "$V" stress --block 3M
 want 2 'soon' "$V" stress --duration soon
 want 2 'surplus' "$V" stress surplus
 want 1 '/does/not/exist' "$V" demo /does/not/exist

@@ -567,7 +567,7 @@ static bool run(enum mode mode, uint64_t at)
 	assert_true(failed <= 1);
 	assert_int_equal(booked(), vmas);
 	assert_int_equal(fds_total(), fds);
-	assert_true(maps_total() <= maps + 1);
+	assert_true(ASAN || TSAN || maps_total() <= maps + 1); /* those map as they like */
 	return inj.hit;
 }
 
