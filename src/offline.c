@@ -289,6 +289,7 @@ static int evacuate(struct offline *o)
 	struct vac_pool *pool = o->pool;
 	_Atomic uint32_t nobody = 0;
 	unsigned idle = 0;
+	uint32_t left;
 	int r;
 
 	for (;;) {
@@ -306,7 +307,8 @@ static int evacuate(struct offline *o)
 				return verdict(o, r);
 			evacuate_pageblock(o, pb_pfn(o, i));
 		}
-		if (used(o) == 0)
+		left = used(o);
+		if (left == 0)
 			return 0;
 		r = stop(o);
 		if (r < 0)
@@ -318,7 +320,7 @@ static int evacuate(struct offline *o)
 		if (o->no_memory && !o->pinned && !o->other &&
 		    (o->opts.flags & VAC_OFFLINE_BEST_EFFORT))
 			return -ENOMEM;
-		if (o->long_frames == used(o))
+		if (o->long_frames == left)
 			return -EBUSY; /* all that is left is held for long: report, do not wait */
 		/* Nothing can be done until something happens elsewhere. Where a lot happens that
 		 * does not help us, look less often: each look gates the pinned folios again. */

@@ -430,7 +430,7 @@ static void test_wake_all(void **state UNUSED)
 
 	tickets = 0;
 	team_start(&t, 40, wait_for_folio, NULL);
-	for (unsigned i = 0; i < scaled(2000); i++) {
+	for (unsigned i = 0; i < scaled(2000) || tickets < 100; i++) {
 		while (!vac__folio_trylock(pool, folio))
 			;
 		if (i % 8 == 0)
@@ -439,7 +439,6 @@ static void test_wake_all(void **state UNUSED)
 	}
 	t.stop = true;
 	team_join(&t);
-	assert_true(tickets > 100);
 	assert_true(t_stats(pool).wakes > before.wakes);
 	assert_int_equal(vac__frame(pool, folio)->lock & 3, 0);
 }
@@ -484,7 +483,8 @@ static void test_gate(void **state UNUSED)
 
 	vac__gate_wait(pool, folio); /* open: returns */
 	team_start(&t, 10, wait_at_gate, NULL);
-	for (unsigned i = 0; i < scaled(2000); i++) {
+	for (unsigned i = 0; i < scaled(2000) || t_stats(pool).gate_waits < before.gate_waits + 20;
+	     i++) {
 		vac__w_gate(w);
 		if (i % 8 == 0)
 			sleep_ms(1);
@@ -492,7 +492,6 @@ static void test_gate(void **state UNUSED)
 	}
 	team_rounds(&t, 100);
 	team_stop(&t);
-	assert_true(t_stats(pool).gate_waits > before.gate_waits + 10);
 	assert_int_equal(*w & (VAC__W_GATED | VAC__W_WAITERS), 0);
 }
 

@@ -225,7 +225,7 @@ static void test_options(void **state UNUSED)
 static struct {
 	unsigned calls, wrong;
 	struct vac_offline_progress last;
-	uint64_t at_ms, least_gap;
+	uint64_t at_ms, gap, least_gap;
 	pthread_t thread;
 } told;
 
@@ -235,8 +235,10 @@ static void on_progress(void *ctx, const struct vac_offline_progress *p)
 
 	told.wrong += ctx != &told || p->size != sizeof(*p) || p->id != 1 ||
 		      p->frames_left > p->frames_used || p->bytes_moved < told.last.bytes_moved;
-	if (told.calls && p->frames_left && now - told.at_ms < told.least_gap)
-		told.least_gap = now - told.at_ms;
+	/* The gap before this call counts when there is a next one: the last may come at any time. */
+	if (told.gap < told.least_gap)
+		told.least_gap = told.gap;
+	told.gap = told.calls ? now - told.at_ms : UINT64_MAX;
 	told.calls++;
 	told.at_ms = now;
 	told.last = *p;
@@ -252,7 +254,7 @@ static void test_progress(void **state UNUSED)
 	uint64_t pin;
 
 	memset(&told, 0, sizeof(told));
-	told.least_gap = UINT64_MAX;
+	told.gap = told.least_gap = UINT64_MAX;
 	o.progress = on_progress;
 	o.progress_ctx = &told;
 	assert_int_equal(t_page(s, m + MIB(4)).block, 1);
@@ -1115,16 +1117,12 @@ static void test_refused_takes_nothing(void **state UNUSED)
 	io.space = t_space(io.pool, MIB(32));
 	full = t_map(io.space, MIB(8), VAC_MAP_POPULATE);
 	assert_int_equal(t_page(io.space, full + MIB(6)).block, 0);
+	t_map(io.space, P, VAC_MAP_POPULATE); /* so that block 1 never is empty */
 	io.mem = t_map(io.space, MIB(2), VAC_MAP_NOHUGE);
 	team_start(&t, 2, fill_and_drop, NULL);
 	for (end = t_ms() + scaled(1000); t_ms() < end;) {
-		int r = vac_block_offline(io.pool, 1, &o, NULL);
-
-		MUST(r == -ENOMEM || r == 0);
-		r = t_offline(io.pool, 1, 1, NULL);
-		MUST(r != -EINVAL);
-		if (r == 0)
-			MUST(t_online(io.pool, 1) == 0);
+		MUST(vac_block_offline(io.pool, 1, &o, NULL) == -ENOMEM);
+		MUST(t_offline(io.pool, 1, 1, NULL) == -ENOMEM);
 		sched_yield();
 	}
 	team_stop(&t);
@@ -1406,7 +1404,7 @@ static void test_signal_handler(void **state UNUSED)
 	team_rounds(&t, 10);
 	team_stop(&t);
 	sigaction(SIGUSR1, &old, NULL);
-	assert_true(handled > 50);
+	assert_true(handled > scaled(50));
 	{
 		uint64_t sum = 0;
 

@@ -32,7 +32,7 @@ same() {
 
 check "100000 schedules" "$V" sim --schedules 100000 --save "$dir"
 # Each of these found a mistake in the code of its day: see docs/SIMULATOR.md.
-for s in 6 35 93 107 2502 102090 104065 105779 111816 122597 201005 1014114; do
+for s in 6 35 93 107 2502 102090 104065 105779 111816 122597 201005 1014114 10010532; do
 	check "seed $s" "$V" sim --seed $s --schedules 1 --save "$dir"
 done
 for w in mix migrate pin map refault dio; do
