@@ -37,8 +37,8 @@ static double swaps(unsigned n)
 
 int bench_sim_rate(struct bench_env *env)
 {
-	struct bench_result *res = bench_result(env, "sim_rate", "steps/s", BENCH_MORE,
-						"swapcontext(3) switches");
+	struct bench_result *res =
+		bench_result(env, "sim_rate", "steps/s", BENCH_MORE, "swapcontext(3) switches");
 	double schedules[BENCH_RUNS_MAX];
 	uint64_t n = env->tiny ? 20 : 1000;
 
@@ -49,8 +49,8 @@ int bench_sim_rate(struct bench_env *env)
 		bench_run_begins(env, "sim_rate", run);
 		peer = swaps(env->tiny ? 1000 : 200000);
 		t = bench_now();
-		if (vac_sim_explore("all", BENCH_SEED % 1000003 + n * (uint64_t)(run + 1), n, &steps,
-				    &found) < 0 ||
+		if (vac_sim_explore("all", BENCH_SEED % 1000003 + n * (uint64_t)(run + 1), n,
+				    &steps, &found) < 0 ||
 		    found)
 			return bench_fail(env, "a simulated schedule found something", 0);
 		took = (double)(bench_now() - t) / 1e9;

@@ -184,6 +184,24 @@ static void add_shared(void)
 
 /* ---- Pins and devices ------------------------------------------------------------------------- */
 
+/*
+ * What a pin holds is the page that was asked for, or was dropped since and is nobody's: never a frame
+ * that another page has got meanwhile. Read without a scheduling point: at this very moment.
+ */
+static void check_pin(uint64_t handle, uint64_t addr)
+{
+	uint64_t run = atomic_load(&w.pool->ledger.rec[(uint32_t)handle].run[0]);
+	struct vac__frame *f = vac__frame(w.pool, (uint32_t)run);
+	uint32_t page = (uint32_t)((addr - w.base) / PAGE), index = atomic_load(&f->index);
+	uint32_t pages = run >> 32 & VAC__RUN_HUGE ? VAC__PB_PAGES : 1;
+	uint64_t word = atomic_load(&f->word);
+
+	if (vac__w_pins(word) == 0)
+		sim_fail(SIM_CONTENT, "a pin that is counted nowhere");
+	if (vac__w_map(word) && (page < index || page - index >= pages))
+		sim_fail(SIM_CONTENT, "a pin of page %u holds the frame of page %u", page, index);
+}
+
 static bool pinnable(struct writer *t, uint32_t first, uint32_t n, bool write)
 {
 	for (uint32_t p = first; p < first + n; p++)
@@ -204,6 +222,7 @@ static int pin(struct writer *t, uint32_t first, uint32_t n, unsigned flags, uin
 		return -EFAULT;
 	}
 	must(r == 0, SIM_CONTENT, "a pin of mapped memory", r);
+	check_pin(*handle, addr_of(t, first, 0));
 	return r;
 }
 
@@ -301,6 +320,7 @@ static void scratch(struct writer *t)
 	if (r == -ENOMEM && starved)
 		return;
 	must(r == 0, SIM_CONTENT, "a pin of a scratch page", r);
+	check_pin(handle, a);
 	r = sim_dma_get(a, true, &d);
 	if (r == 0) {
 		sim_dma_write(&d, word * 8, ++t->seq);
@@ -500,6 +520,7 @@ static void queue(void *arg)
 			continue;
 		}
 		must(r == 0, SIM_CONTENT, "a pin of the buffer", r);
+		check_pin(handle, w.buffer);
 		for (int k = 0; k < 2; k++) {
 			r = sim_dma_get(w.buffer + (uint64_t)k * PAGE, true, &d[k]);
 			must(r == 0, SIM_CONTENT, "a device's look at the buffer", r);

@@ -43,7 +43,7 @@ expect 0 --list
 for n in $names; do
 	has "$tmp/out" "^$n "
 done
-[ "$(wc -l <"$tmp/out")" -eq 13 ] || fail "--list: more or fewer than 12 names"
+[ "$(wc -l <"$tmp/out")" -eq 14 ] || fail "--list: more or fewer than 13 names"
 
 expect 2 no_such_thing
 for n in $names; do
@@ -107,7 +107,7 @@ for key in ("enabled", "shmem_enabled", "defrag"):
 check(doc["scale"] == "tiny" and doc["runs"] == 1, "scale, runs")
 
 less = {"ns", "us", "ms", "ns/page", "ms/GiB", "bytes/frame", "a success"}
-more = {"GB/s"}
+more = {"GB/s", "steps/s"}
 seen = set()
 for r in doc["results"]:
     name = r["name"]

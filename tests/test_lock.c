@@ -10,7 +10,7 @@
 
 #include "src/internal.h"
 
-#define MS(n) ((uint64_t)(n) * 1000000)
+#define MS(n) ((uint64_t)(n)*1000000)
 
 /* ---- The order ---------------------------------------------------------------------------------- */
 
@@ -82,8 +82,10 @@ static void test_order(void **state UNUSED)
 		}
 	for (int first = 0; first < HOWS; first++) /* and every kind on every kind */
 		for (int second = 0; second < BLOCKING; second++) {
-			assert_true(aborts(two_locks, first, second, VAC__RANK_ZONE, VAC__RANK_PTL));
-			assert_false(aborts(two_locks, first, second, VAC__RANK_PTL, VAC__RANK_ZONE));
+			assert_true(
+				aborts(two_locks, first, second, VAC__RANK_ZONE, VAC__RANK_PTL));
+			assert_false(
+				aborts(two_locks, first, second, VAC__RANK_PTL, VAC__RANK_ZONE));
 		}
 }
 
@@ -214,11 +216,14 @@ static void test_mutex(void **state UNUSED)
 	assert_int_equal(counter_lock.v, 0);
 }
 
-static void hold_for_60ms(struct member *m)
+static _Atomic bool held;
+
+static void hold_until_stopped(struct member *m)
 {
 	vac__lock(&counter_lock, VAC__RANK_PTL);
-	m->team->rounds = 1;
-	sleep_ms(60);
+	held = true;
+	while (!m->team->stop)
+		sleep_ms(1);
 	vac__unlock(&counter_lock, VAC__RANK_PTL);
 }
 
@@ -227,19 +232,23 @@ static void test_timed(void **state UNUSED)
 	struct team t;
 	uint64_t end;
 
-	team_start(&t, 1, hold_for_60ms, NULL);
-	team_rounds(&t, 1);
+	held = false;
+	team_start(&t, 1, hold_until_stopped, NULL);
+	while (!held)
+		sleep_ms(1);
 	assert_false(vac__trylock(&counter_lock, VAC__RANK_PTL));
 	end = vac__port_now() + MS(10);
 	assert_false(vac__lock_until(&counter_lock, VAC__RANK_PTL, end));
 	assert_true(vac__port_now() >= end);
 	assert_int_equal(vac__port_held()->depth, 0); /* or the next would seem out of order */
+	t.stop = true;
 	end = vac__port_now() + MS(30000);
 	assert_true(vac__lock_until(&counter_lock, VAC__RANK_PTL, end));
 	assert_true(vac__port_now() < end);
 	vac__unlock(&counter_lock, VAC__RANK_PTL);
 	team_join(&t);
-	assert_true(vac__lock_until(&counter_lock, VAC__RANK_PTL, 1)); /* free: no matter the time */
+	assert_true(
+		vac__lock_until(&counter_lock, VAC__RANK_PTL, 1)); /* free: no matter the time */
 	vac__unlock(&counter_lock, VAC__RANK_PTL);
 }
 

@@ -64,8 +64,10 @@ static void test_extent(void **state UNUSED)
 	static const struct {
 		size_t off, len;
 		unsigned first, n;
-	} range[] = {{0, 1, 0, 1}, {0, P, 0, 1}, {P - 1, 1, 0, 1}, {P - 1, 2, 0, 2}, {P, 3 * P, 1, 3},
-		     {P / 2, 3 * P, 0, 4}, {1, 3 * P - 1, 0, 3}, {510 * P, 4 * P, 510, 4},
+	} range[] = {{0, 1, 0, 1},          {0, P, 0, 1},
+		     {P - 1, 1, 0, 1},      {P - 1, 2, 0, 2},
+		     {P, 3 * P, 1, 3},      {P / 2, 3 * P, 0, 4},
+		     {1, 3 * P - 1, 0, 3},  {510 * P, 4 * P, 510, 4},
 		     {0, 1024 * P, 0, 1024}};
 
 	for (unsigned i = 0; i < COUNT(range); i++) {
@@ -85,8 +87,9 @@ static void test_extent(void **state UNUSED)
 static void test_extent_huge(void **state UNUSED)
 {
 	const size_t p = HUGE;
-	const size_t range[][2] = {{0, 2 * p}, {0, 2 * p - p / 2}, {p / 2, 2 * p}, {p / 2, p + p / 2},
-				   {0, 1}, {p - 1, p + 1}, {p - 1, p}, {0, p}};
+	const size_t range[][2] = {
+		{0, 2 * p}, {0, 2 * p - p / 2}, {p / 2, 2 * p}, {p / 2, p + p / 2},
+		{0, 1},     {p - 1, p + 1},     {p - 1, p},     {0, p}};
 
 	for (unsigned i = 0; i < COUNT(range); i++) {
 		char *at = huge_mem + range[i][0];
@@ -252,7 +255,8 @@ static void test_handles(void **state UNUSED)
 		bool real = false;
 
 		if (i % 2) /* close to one that is */
-			h = pin[h % COUNT(pin)] + (rnd(&seed) % 64 - 32) * (1ull << rnd(&seed) % 40);
+			h = pin[h % COUNT(pin)] +
+			    (rnd(&seed) % 64 - 32) * (1ull << rnd(&seed) % 40);
 		for (unsigned k = 0; k < COUNT(pin); k++)
 			real |= pin[k] == h;
 		if (!real)
@@ -318,32 +322,29 @@ static void test_double_unpin(void **state UNUSED)
 }
 
 static _Atomic uint64_t mailbox[16];
+static _Atomic bool no_more;
 
-/* Even members pin, odd ones drop what they find: handles are of no thread. */
+/* One member pins, the other drops what it finds: handles are of no thread. */
 static void hand_over(struct member *m)
 {
-	for (unsigned i = 0; i < scaled(50000); i++) {
-		_Atomic uint64_t *box = &mailbox[i % 16];
-		uint64_t h = 0;
+	for (unsigned i = 0; m->nr == 0 && i < scaled(50000); i++) {
+		uint64_t h = t_pin(space, base_mem + i % 1024 * P, 1, 0, "handed over"), old = 0;
 
-		if (m->nr % 2 == 0)
-			h = t_pin(space, base_mem + i % 1024 * P, 1, 0, "handed over");
-		for (unsigned k = 0; k < 10000; k++) {
-			uint64_t old = 0;
-
-			if (m->nr % 2 == 0) {
-				if (atomic_compare_exchange_strong(box, &old, h))
-					break;
-			} else {
-				h = atomic_exchange(box, 0);
-				if (h)
-					break;
-			}
+		while (!atomic_compare_exchange_strong(&mailbox[i % 16], &old, h)) {
+			old = 0;
 			sched_yield();
-			MUST(k < 9999 || m->nr % 2);
 		}
-		if (m->nr % 2 && h)
-			MUST(vac_unpin(pool, h) == 0);
+	}
+	no_more |= m->nr == 0;
+	for (bool last = false; m->nr == 1 && !last;) {
+		last = no_more;
+		for (unsigned i = 0; i < 16; i++) {
+			uint64_t h = atomic_exchange(&mailbox[i], 0);
+
+			if (h)
+				MUST(vac_unpin(pool, h) == 0);
+		}
+		sched_yield();
 	}
 }
 
@@ -354,11 +355,9 @@ static void test_hand_over(void **state UNUSED)
 	struct team t;
 
 	memset(mailbox, 0, sizeof(mailbox));
+	no_more = false;
 	team_start(&t, 2, hand_over, NULL);
 	team_join(&t);
-	for (unsigned i = 0; i < 16; i++)
-		if (mailbox[i])
-			assert_ok(vac_unpin(pool, mailbox[i]));
 	assert_int_equal(t_stats(pool).pins, 0);
 	assert_true(pool->ledger.top <= 4096);
 }
@@ -385,7 +384,8 @@ static void hold_some(struct member *m)
 				char *at;
 
 				if (first >= 1024) {
-					at = huge_mem + (first - 1024) * HUGE + (r >> 30) % (HUGE - 50);
+					at = huge_mem + (first - 1024) * HUGE +
+					     (r >> 30) % (HUGE - 50);
 					len = 1;
 				} else {
 					if (len > 1024 - first)
@@ -491,9 +491,10 @@ static struct wanted report_on(const void *addr, const char *owner)
 static void *pin_under_a_name(void *arg)
 {
 	prctl(PR_SET_NAME, "the-pinner");
-	*(uint64_t *)arg = t_pin(space, huge_mem + 5000, 7000,
-				 VAC_PIN_WRITE | VAC_PIN_LONGTERM | VAC_PIN_STACK, "a long-term owner");
-	while (*(volatile uint64_t *)arg)
+	*(_Atomic uint64_t *)arg = t_pin(space, huge_mem + 5000, 7000,
+					 VAC_PIN_WRITE | VAC_PIN_LONGTERM | VAC_PIN_STACK,
+					 "a long-term owner");
+	while (*(_Atomic uint64_t *)arg)
 		sleep_ms(1);
 	return NULL;
 }
@@ -502,7 +503,7 @@ static void test_report_says(void **state UNUSED)
 {
 	const char *longest = "123456789 123456789 123456789 123456789 123456789";
 	struct wanted w;
-	volatile uint64_t other = 0;
+	_Atomic uint64_t other = 0;
 	uint64_t pin, stranger;
 	pthread_t t;
 
@@ -527,7 +528,8 @@ static void test_report_says(void **state UNUSED)
 	assert_int_equal(w.who.stack_depth, 0);
 	assert_true(w.who.age_ns >= 40000000 && w.who.age_ns < 60000000000);
 	assert_ok(vac_unpin(pool, pin));
-	assert_int_equal(report_on(base_mem + 10 * P, "123456789 123456789 123456789 123456789").seen, 0);
+	assert_int_equal(
+		report_on(base_mem + 10 * P, "123456789 123456789 123456789 123456789").seen, 0);
 
 	pin = t_pin(space, base_mem, 1, 0, NULL);
 	assert_int_equal(report_on(base_mem, "?").seen, 1);
@@ -537,7 +539,7 @@ static void test_report_says(void **state UNUSED)
 	assert_ok(vac_unpin(pool, pin));
 	assert_ok(vac_unpin(pool, stranger));
 
-	pthread_create(&t, NULL, pin_under_a_name, (void *)(uintptr_t)&other);
+	pthread_create(&t, NULL, pin_under_a_name, &other);
 	while (!other)
 		sleep_ms(1);
 	w = report_on(huge_mem, "a long-term owner");
@@ -578,7 +580,9 @@ static void test_report_groups(void **state UNUSED)
 		assert_ok(vac_report_owner(r, i, 0, &who));
 		if (strcmp(last, who.owner)) {
 			strcpy(last, who.owner);
-			assert_string_equal(last, changes == 0 ? "six" : changes == 1 ? "two" : "one");
+			assert_string_equal(last, changes == 0   ? "six"
+						  : changes == 1 ? "two"
+								 : "one");
 			changes++;
 		}
 		assert_int_equal(vac_report_owner(r, i, 1, &who), -ERANGE);

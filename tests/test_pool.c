@@ -22,9 +22,9 @@ static void test_defaults(void **state UNUSED)
 	assert_int_equal(s.guard, VAC_GUARD_SIGSEGV); /* the one chosen, not AUTO */
 	assert_int_equal(s.blocks + s.blocks_online + s.frames_total + s.spaces + s.pins, 0);
 	assert_int_equal(vac_block_max(pool), 512); /* 64 GiB of them */
-	/* Descriptors: 32 bytes a frame, and next to nothing a pageblock. */
-	assert_true(s.meta_bytes_per_block >= 32768 * 32);
-	assert_true(s.meta_bytes_per_block <= 32768 * 32 + 64 * 64);
+	/* Descriptors: 24 bytes a frame, and next to nothing a pageblock; at most 32 in all. */
+	assert_true(s.meta_bytes_per_block >= 32768 * 24);
+	assert_true(s.meta_bytes_per_block <= 32768 * 24 + 64 * 64);
 	assert_true(s.host_vmas > 0 && s.host_vmas < 100 && s.host_vma_limit > 1000);
 	assert_ok(vac_pool_check(pool, NULL, 0));
 	assert_ok(vac_pool_close(pool));
@@ -45,9 +45,9 @@ static int opens(const struct vac_pool_opts *o)
 static void test_block_sizes(void **state UNUSED)
 {
 	static const uint64_t good[] = {2 << 20, 4 << 20, 128 << 20, 1 << 30};
-	static const uint64_t bad[] = {1, 4096, 1 << 20, (2 << 20) + 4096, 3 << 20, 6 << 20,
-				       (128 << 20) - 1, (1ull << 30) + 4096, 3ull << 29, 1ull << 31,
-				       1ull << 63, UINT64_MAX};
+	static const uint64_t bad[] = {1,          4096,       1 << 20,         (2 << 20) + 4096,
+				       3 << 20,    6 << 20,    (128 << 20) - 1, (1ull << 30) + 4096,
+				       3ull << 29, 1ull << 31, 1ull << 63,      UINT64_MAX};
 
 	for (unsigned i = 0; i < COUNT(good); i++) {
 		struct vac_pool_opts o = t_opts(good[i]);
@@ -95,7 +95,7 @@ static void test_options(void **state UNUSED)
 	assert_int_equal(opens(&o), -EOPNOTSUPP);
 	o.guard = (enum vac_guard)17;
 	assert_int_equal(opens(&o), -EINVAL);
-	o.guard = (enum vac_guard)-1;
+	o.guard = (enum vac_guard) - 1;
 	assert_int_equal(opens(&o), -EINVAL);
 	memset(name, 'n', sizeof(name));
 	name[VAC_NAME_MAX] = 0;
@@ -364,8 +364,9 @@ static void test_several_pools(void **state UNUSED)
 
 static void test_strerror(void **state UNUSED)
 {
-	static const int known[] = {EPERM, ENOENT, EIO, EAGAIN, ENOMEM, EFAULT, EBUSY, EEXIST,
-				    EINVAL, EMFILE, ENOSPC, ERANGE, EALREADY, ENOBUFS, EOVERFLOW,
+	static const int known[] = {EPERM,      ENOENT,    EIO,       EAGAIN,  ENOMEM,
+				    EFAULT,     EBUSY,     EEXIST,    EINVAL,  EMFILE,
+				    ENOSPC,     ERANGE,    EALREADY,  ENOBUFS, EOVERFLOW,
 				    EOPNOTSUPP, ETIMEDOUT, ECANCELED, EUCLEAN};
 
 	for (unsigned i = 0; i < COUNT(known); i++) {
@@ -488,7 +489,8 @@ static void call_with_pool_arguments(struct member *m)
 		char *owner = mem + at + VAC_PAGE_BYTES - 8; /* across a border */
 
 		strcpy(owner, "across a border");
-		MUST(vac_pin(v->space, mem + at, 3 * VAC_PAGE_BYTES, VAC_PIN_WRITE, owner, pin) == 0);
+		MUST(vac_pin(v->space, mem + at, 3 * VAC_PAGE_BYTES, VAC_PIN_WRITE, owner, pin) ==
+		     0);
 		i->size = sizeof(*i);
 		MUST(vac_page_info(v->space, mem + at, i) == 0);
 		MUST(i->present == 1 && i->pins >= 1);
@@ -554,11 +556,13 @@ static int child_calls(void)
 		return 2;
 	if (vac_pool_check(parent.pool, msg, sizeof(msg)) != -EPERM)
 		return 3;
-	if (vac_block_add(parent.pool, NULL) != -EPERM || vac_block_online(parent.pool, 0, 0) != -EPERM)
+	if (vac_block_add(parent.pool, NULL) != -EPERM ||
+	    vac_block_online(parent.pool, 0, 0) != -EPERM)
 		return 4;
 	if (vac_block_offline(parent.pool, 0, NULL, NULL) != -EPERM)
 		return 5;
-	if (vac_block_cancel(parent.pool, 0) != -EPERM || vac_block_remove(parent.pool, 0) != -EPERM)
+	if (vac_block_cancel(parent.pool, 0) != -EPERM ||
+	    vac_block_remove(parent.pool, 0) != -EPERM)
 		return 6;
 	if (vac_block_info(parent.pool, 0, &bi) != -EPERM || vac_block_max(parent.pool) != -EPERM)
 		return 7;
@@ -621,7 +625,8 @@ static int fork_with_report(int (*fn)(void))
 	parent.space = t_space(parent.pool, MIB(4));
 	parent.mem = t_map(parent.space, MIB(1), VAC_MAP_POPULATE);
 	parent.pin = t_pin(parent.space, parent.mem, 1, 0, "parent");
-	assert_ok(vac_report_block(parent.pool, t_page(parent.space, parent.mem).block, &parent.report));
+	assert_ok(vac_report_block(parent.pool, t_page(parent.space, parent.mem).block,
+				   &parent.report));
 	assert_int_equal(vac_report_count(parent.report), 1);
 	status = in_child(fn);
 	vac_report_free(parent.report);

@@ -18,11 +18,20 @@
 /* ---- The port, wrapped -------------------------------------------------------------------------- */
 
 enum kind {
-	K_OPEN, K_DIRECT, K_BLOCK_OPEN, K_POPULATE, K_SEAL, K_SPACE, K_MAP, K_LEAVE, K_UNMAP, KINDS
+	K_OPEN,
+	K_DIRECT,
+	K_BLOCK_OPEN,
+	K_POPULATE,
+	K_SEAL,
+	K_SPACE,
+	K_MAP,
+	K_LEAVE,
+	K_UNMAP,
+	KINDS
 };
-static const char *const kind_name[KINDS] = {"open", "direct_reserve", "block_open",
-					     "block_populate", "block_seal", "space_reserve", "map",
-					     "leave", "unmap"};
+static const char *const kind_name[KINDS] = {
+	"open", "direct_reserve", "block_open", "block_populate", "block_seal", "space_reserve",
+	"map",  "leave",          "unmap"};
 enum mode { ONCE, FROM_THEN_ON, CANCEL, MODES };
 static const char *const mode_name[MODES] = {"once", "from then on", "cancel"};
 
@@ -35,7 +44,7 @@ static struct {
 	bool hit;           /* it has come to that */
 	enum kind kind;     /* of the one that failed */
 	struct vac_pool *pool;
-	int offlining;      /* block, or -1 */
+	int offlining; /* block, or -1 */
 	uint64_t calls_of[KINDS];
 } inj;
 
@@ -162,7 +171,7 @@ static long taken; /* of the budget of host mappings */
 
 static struct area {
 	struct vac_space *space;
-	char *mem, *bytes;  /* bytes: what must be in mem */
+	char *mem, *bytes;    /* bytes: what must be in mem */
 	int8_t prot[A_PAGES]; /* -1: not mapped */
 	unsigned pages;
 } area[2];
@@ -194,8 +203,9 @@ static void verify(void)
 
 			if (can_read(p) != r || can_write(p) != w ||
 			    (r && memcmp(p, a->bytes + i * P, P)))
-				fail_msg("area %u page %u: rights %d%d or bytes are wrong; wanted %d",
-					 k, i, can_read(p), can_write(p), a->prot[i]);
+				fail_msg(
+					"area %u page %u: rights %d%d or bytes are wrong; wanted %d",
+					k, i, can_read(p), can_write(p), a->prot[i]);
 		}
 	}
 	if (pool) {
@@ -390,7 +400,8 @@ static int s_unmap_more(void)
 /* Over a page that is not there, so that it is filled in. */
 static int s_pin(void)
 {
-	return vac_pin(area[1].space, area[1].mem + 45 * P, 20 * P, VAC_PIN_WRITE, "rollback", &pin);
+	return vac_pin(area[1].space, area[1].mem + 45 * P, 20 * P, VAC_PIN_WRITE, "rollback",
+		       &pin);
 }
 
 /* What fails for good fails at the deadline; else time must not matter. */
@@ -481,17 +492,19 @@ static int s_close(void)
 }
 
 static int (*const steps[])(void) = {
-	s_open, s_online0, s_online1, s_online2, s_space0, s_space1, s_fill0, s_fill1, s_cut_by_protect,
-	s_drop0, s_drop1, s_drop1_more, s_protect_many, s_protect_back, s_protect_mixed, s_protect_rw,
-	s_unmap_part, s_unmap_more, s_pin, s_offline_pinned, s_unpin, s_offline0, s_offline1,
-	s_offline2, s_offline0, s_unmap_all, s_destroy, s_close,
+	s_open,           s_online0,      s_online1,       s_online2,
+	s_space0,         s_space1,       s_fill0,         s_fill1,
+	s_cut_by_protect, s_drop0,        s_drop1,         s_drop1_more,
+	s_protect_many,   s_protect_back, s_protect_mixed, s_protect_rw,
+	s_unmap_part,     s_unmap_more,   s_pin,           s_offline_pinned,
+	s_unpin,          s_offline0,     s_offline1,      s_offline2,
+	s_offline0,       s_unmap_all,    s_destroy,       s_close,
 };
-
 
 static bool offlines(unsigned step)
 {
-	return steps[step] == s_offline0 || steps[step] == s_offline1 || steps[step] == s_offline2 ||
-	       steps[step] == s_offline_pinned;
+	return steps[step] == s_offline0 || steps[step] == s_offline1 ||
+	       steps[step] == s_offline2 || steps[step] == s_offline_pinned;
 }
 
 static bool fills(unsigned step)
@@ -544,8 +557,8 @@ static bool run(enum mode mode, uint64_t at)
 			if (!inj.hit)
 				fail_msg("step %u: %s, and nothing failed", i, vac_strerror(r));
 			if (mode != FROM_THEN_ON && before)
-				fail_msg("call %lu, step %u: %s, long after %s failed", at, i, vac_strerror(r),
-					 kind_name[inj.kind]);
+				fail_msg("call %lu, step %u: %s, long after %s failed", at, i,
+					 vac_strerror(r), kind_name[inj.kind]);
 			if (pool && !fills(i))
 				assert_int_equal(t_stats(pool).frames_used, used);
 			if (mode == CANCEL)
@@ -709,7 +722,8 @@ int main(int argc, char **argv)
 
 	catch_faults();
 	t_filter(argc, argv);
-	MUST(vac_pool_open(NULL, &pool) == 0 && vac_pool_close(pool) == 0); /* what the first leaves */
+	MUST(vac_pool_open(NULL, &pool) == 0 &&
+	     vac_pool_close(pool) == 0); /* what the first leaves */
 	vac__mem_ops_override = &wrapped;
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,7 +9,7 @@
 
 #include "src/internal.h"
 
-#define PAGE_OF(p, n) ((p) + (size_t)(n) * VAC_PAGE_BYTES)
+#define PAGE_OF(p, n) ((p) + (size_t)(n)*VAC_PAGE_BYTES)
 #define PB_PAGES 512u
 
 /* ---- Mapping -------------------------------------------------------------------------------------- */
@@ -43,8 +43,8 @@ static void test_addresses(void **state UNUSED)
 	map_at(s, q - 4096, 3 * 4096, RW, 0, -EEXIST);
 	map_at(s, q + MIB(2) - 4096, 2 * 4096, RW, 0, -EEXIST);
 	map_at(s, base, MIB(8), RW, 0, -EEXIST);
-	assert_ok(vac_unmap(s, base, MIB(8)));   /* holes are no error */
-	map_at(s, base, MIB(8), RW, 0, 0);       /* and all of it is free now */
+	assert_ok(vac_unmap(s, base, MIB(8))); /* holes are no error */
+	map_at(s, base, MIB(8), RW, 0, 0);     /* and all of it is free now */
 	map_at(s, NULL, 4096, RW, 0, -ENOMEM);
 	assert_ok(vac_unmap(s, base + MIB(3), 4096));
 	assert_ptr_equal(map_at(s, NULL, 4096, RW, 0, 0), base + MIB(3)); /* the one hole */
@@ -166,7 +166,8 @@ static void test_split(void **state UNUSED)
 {
 	static const struct {
 		unsigned first, n;
-	} where[] = {{0, 1}, {511, 1}, {1, 510}, {0, 511}, {1, 511}, {255, 2}, {256, 256}, {0, 256}};
+	} where[] = {{0, 1},   {511, 1}, {1, 510},   {0, 511},
+		     {1, 511}, {255, 2}, {256, 256}, {0, 256}};
 	struct vac_pool *pool = t_pool(MIB(4), 2);
 	struct vac_space *s = t_space(pool, MIB(4));
 	char *p = map_at(s, vac_space_base(s), MIB(4), RW, 0, 0);
@@ -347,9 +348,8 @@ static void case_closed(void)
 }
 
 static const struct proc_case cases[] = {
-	{"read_only", case_read_only}, {"no_access", case_no_access},
-	{"unmapped", case_unmapped},   {"destroyed", case_destroyed},
-	{"closed", case_closed},
+	{"read_only", case_read_only}, {"no_access", case_no_access}, {"unmapped", case_unmapped},
+	{"destroyed", case_destroyed}, {"closed", case_closed},
 };
 
 static void test_true_death(void **state UNUSED)
@@ -491,7 +491,7 @@ static void test_touch_together(void **state UNUSED)
 struct model {
 	struct vac_pool *pool;
 	struct vac_space *space;
-	char *base, *bytes; /* bytes: what must be there */
+	char *base, *bytes;       /* bytes: what must be there */
 	int8_t prot[MODEL_PAGES]; /* -1: not mapped */
 	uint64_t seed, *rnd;
 	struct {
@@ -527,7 +527,8 @@ static bool model_mapped(const struct model *m, unsigned first, unsigned n, bool
 static bool model_pinned(const struct model *m, unsigned first, unsigned n)
 {
 	/* A huge folio is pinned as a whole, so a pageblock more on either side. */
-	unsigned lo = first / PB_PAGES * PB_PAGES, hi = (first + n + PB_PAGES - 1) / PB_PAGES * PB_PAGES;
+	unsigned lo = first / PB_PAGES * PB_PAGES,
+		 hi = (first + n + PB_PAGES - 1) / PB_PAGES * PB_PAGES;
 
 	for (unsigned i = 0; i < COUNT(m->pin); i++)
 		if (m->pin[i].n && m->pin[i].first < hi && m->pin[i].first + m->pin[i].n > lo)
@@ -912,7 +913,8 @@ static void test_budget_migrate(void **state UNUSED)
 
 	all = t_map(s, MIB(16), VAC_MAP_NOHUGE | VAC_MAP_POPULATE);
 	id = t_page(s, all).block;
-	for (size_t off = 0; off < MIB(16); off += 4096) { /* one block: all; the other: every second */
+	for (size_t off = 0; off < MIB(16);
+	     off += 4096) { /* one block: all; the other: every second */
 		int b = t_page(s, all + off).block;
 
 		if (b == id || off / 4096 % 2)

@@ -23,8 +23,8 @@ static void test_fields(void **state UNUSED)
 	assert_int_equal(vac__w_map(w), 0xbcdef);
 	assert_false(vac__w_free(w));
 	assert_true(vac__w_free(VAC__W_FROZEN | VAC__W_GATED | VAC__W_WAITERS | VAC__W_POISON));
-	assert_true((VAC__W_COUNTS & (VAC__W_FROZEN | VAC__W_GATED | VAC__W_WAITERS |
-				      VAC__W_POISON)) == 0);
+	assert_true((VAC__W_COUNTS &
+		     (VAC__W_FROZEN | VAC__W_GATED | VAC__W_WAITERS | VAC__W_POISON)) == 0);
 }
 
 /* Every combination of flags, free and not: what each increment answers, and that a refusal leaves
@@ -194,8 +194,8 @@ static void test_expected(void **state UNUSED)
 		for (unsigned isolated = 0; isolated < 3; isolated++)
 			for (unsigned extra = 0; extra < 3; extra++)
 				for (unsigned map = 0; map < 4; map++) {
-					uint64_t e = vac__expected_counts(swapcache, isolated, extra,
-									  map);
+					uint64_t e = vac__expected_counts(swapcache, isolated,
+									  extra, map);
 					vac__word w = VAC__W_REF; /* the allocator's own */
 
 					for (unsigned i = 0; i < swapcache + isolated + extra; i++)
@@ -557,22 +557,14 @@ int main(int argc, char **argv)
 		{"borrow_map", case_borrow_map},
 	};
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_fields),
-		cmocka_unit_test(test_refusals),
-		cmocka_unit_test(test_saturation),
-		cmocka_unit_test(test_saturation_threads),
-		cmocka_unit_test(test_freeze_exact),
-		cmocka_unit_test(test_thaw),
-		cmocka_unit_test(test_borrow),
-		cmocka_unit_test(test_expected),
-		cmocka_unit_test(test_shadow),
-		cmocka_unit_test(test_freeze_ref),
-		cmocka_unit_test(test_freeze_pin),
-		cmocka_unit_test(test_freeze_freeze),
-		cmocka_unit_test(test_freeze_put),
-		cmocka_unit_test(test_freeze_waiters),
-		cmocka_unit_test(test_gate_pin),
-		cmocka_unit_test(test_pin_slot),
+		cmocka_unit_test(test_fields),       cmocka_unit_test(test_refusals),
+		cmocka_unit_test(test_saturation),   cmocka_unit_test(test_saturation_threads),
+		cmocka_unit_test(test_freeze_exact), cmocka_unit_test(test_thaw),
+		cmocka_unit_test(test_borrow),       cmocka_unit_test(test_expected),
+		cmocka_unit_test(test_shadow),       cmocka_unit_test(test_freeze_ref),
+		cmocka_unit_test(test_freeze_pin),   cmocka_unit_test(test_freeze_freeze),
+		cmocka_unit_test(test_freeze_put),   cmocka_unit_test(test_freeze_waiters),
+		cmocka_unit_test(test_gate_pin),     cmocka_unit_test(test_pin_slot),
 	};
 
 	case_main(argc, argv, cases, COUNT(cases));

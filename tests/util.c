@@ -322,7 +322,8 @@ void team_start(struct team *t, unsigned n, void (*fn)(struct member *m), void *
 	t->n = n;
 	t->fn = fn;
 	for (unsigned i = 0; i < n; i++) {
-		t->member[i] = (struct member){.team = t, .nr = i, .rnd = t_seed(1000 + i), .arg = arg};
+		t->member[i] =
+			(struct member){.team = t, .nr = i, .rnd = t_seed(1000 + i), .arg = arg};
 		MUST(pthread_create(&t->thread[i], NULL, member_main, &t->member[i]) == 0);
 	}
 }

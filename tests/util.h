@@ -118,7 +118,7 @@ struct team {
 };
 void team_start(struct team *t, unsigned n, void (*fn)(struct member *m), void *arg);
 void team_join(struct team *t);
-void team_stop(struct team *t); /* stop, and join */
+void team_stop(struct team *t);               /* stop, and join */
 void team_rounds(struct team *t, uint64_t n); /* wait until so many more rounds are done */
 
 /* Two or more threads that go on together, again and again, as close to one another as they can. */
