@@ -34,6 +34,8 @@ static const struct bench {
 	{"writer_wait", bench_writer_wait, 256, 128,
 	 "how long a writer waits while its block is taken away"},
 	{"reader_wait", bench_reader_wait, 256, 128, "how long a reader does"},
+	{"throughput", bench_throughput, 256, 64, "what a load keeps while blocks leave"},
+	{"bystander", bench_bystander, 256, 64, "mapping ordinary memory while blocks leave"},
 	{"pin", bench_pin, 64, 64, "pin and unpin one base page"},
 	{"first_touch", bench_first_touch, 640, 128, "fill new memory by touching it"},
 	{"fault_in", bench_fault_in, 256, 128, "touch new base pages one by one"},

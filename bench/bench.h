@@ -121,5 +121,7 @@ int bench_gate(struct bench_env *env);
 int bench_cost(struct bench_env *env);
 int bench_scale(struct bench_env *env);
 int bench_sim_rate(struct bench_env *env);
+int bench_throughput(struct bench_env *env);
+int bench_bystander(struct bench_env *env);
 
 #endif

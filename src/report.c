@@ -329,7 +329,7 @@ int vac_report_print(const struct vac_report *r, FILE *out)
 			b->gated ? " gated" : "", b->waiters ? " waiters" : "",
 			b->locked ? " locked" : "");
 		if (b->attempts)
-			fprintf(out, ", %u attempts, last: %s", b->attempts,
+			fprintf(out, ", tried %u times, last: %s", b->attempts,
 				vac_strerror(b->last_error));
 		fputc('\n', out);
 		for (unsigned k = 0; k < b->owners; k++)
