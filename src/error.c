@@ -9,7 +9,7 @@ const char *vac_version(void)
 
 const char *vac_strerror(int err)
 {
-	switch (err < 0 ? -err : err) {
+	switch (err < 0 ? -(long)err : err) {
 	case 0: return "success";
 	case EPERM: return "not possible in a child after fork()";
 	case ENOENT: return "no such block";
