@@ -167,7 +167,8 @@ static int check_lists(struct check *c)
 		for (unsigned order = 0; order <= VAC__PB_ORDER; order++) {
 			uint32_t prev = VAC__NO_PFN, pfn = c->pool->free[z][order].head;
 
-			for (; pfn != VAC__NO_PFN; pfn = vac__ld_rlx(&vac__frame(c->pool, pfn)->next)) {
+			for (; pfn != VAC__NO_PFN;
+			     pfn = vac__ld_rlx(&vac__frame(c->pool, pfn)->next)) {
 				struct vac__pb *pb = &c->pool->pbs[pfn >> VAC__PB_ORDER];
 
 				if (kind(c, pfn) != (VAC__F_BUDDY | order) ||
