@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a load keeps while blocks leave one after the other: throughput_write, throughput_read,
- * bystander.
+ * What a load keeps while blocks leave one after the other: throughput_record, throughput_write,
+ * throughput_read, bystander.
  *
- * throughput: one thread writes (or reads) random words of pool memory as fast as it can. Another,
- * outside, looks at its counter every millisecond and writes nothing else down: so what counts is
+ * throughput: one thread writes (or reads) random words of pool memory as fast as it can, or rewrites
+ * records as a server would: picks a 4 KiB record, sums it up, writes a line of it. Another, outside, looks at its counter every millisecond and writes nothing else down: so what counts is
  * what was done in each millisecond of real time. The value is the rate while blocks leave, the peer
- * the rate in the same process when none does. `gap_ms` is the longest time without a single
+ * the rate in the same process when none does. Forty million random writes a second meet the
+ * pageblock that is leaving at once and stand still for the time of its copy: throughput_write is what
+ * the copies leave to a writer that is everywhere. `gap_ms` is the longest time without a single
  * operation in between, `quiet_gap_ms` the same when nothing leaves.
  *
  * bystander: a thread that has nothing to do with the pool maps, touches and unmaps 64 KiB of its own
@@ -23,8 +25,9 @@
 #include "cli/hist.h"
 
 #define BYSTANDER_BYTES (64 << 10)
+#define RECORD_WORDS 512
 
-enum work { WRITE, READ, BYSTAND };
+enum work { RECORD, WRITE, READ, BYSTAND };
 
 struct load {
 	struct rig *rig;
@@ -50,6 +53,18 @@ static void bystand(struct load *l)
 	hist_record(&l->hist[atomic_load(&l->leaving)], bench_now() - start);
 }
 
+/* The contents stay as they are, for rig_verify(). */
+static void rewrite(volatile uint64_t *record)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < RECORD_WORDS; i++)
+		sum += record[i];
+	for (unsigned i = 0; i < 8; i++)
+		__atomic_fetch_xor(&record[i], 0, __ATOMIC_RELAXED);
+	__asm__ volatile("" ::"r"(sum));
+}
+
 static void *worker(void *arg)
 {
 	struct load *l = arg;
@@ -58,7 +73,9 @@ static void *worker(void *arg)
 	while (!atomic_load_explicit(&l->stop, memory_order_relaxed)) {
 		uint64_t i = bench_random(&random) % l->words;
 
-		if (l->work == WRITE)
+		if (l->work == RECORD)
+			rewrite(&l->mem[i / RECORD_WORDS * RECORD_WORDS]);
+		else if (l->work == WRITE)
 			__atomic_fetch_xor(&l->mem[i], 0, __ATOMIC_RELAXED);
 		else if (l->work == READ)
 			(void)l->mem[i];
@@ -144,11 +161,11 @@ static int load(struct bench_env *env, enum work work, struct bench_result *res)
 	struct rig rig = RIG_INIT(env);
 	struct load l = {.rig = &rig, .work = work};
 	double gap[BENCH_RUNS_MAX], quiet[BENCH_RUNS_MAX];
-	uint64_t bytes = env->tiny ? 16 * MIB : 128 * MIB, *mem;
+	uint64_t bytes = env->tiny ? 16 * MIB : 512 * MIB, *mem;
 	int r = -1;
 
-	rig.opts.block_bytes = bytes / 2;
-	rig.blocks = 4;
+	rig.opts.block_bytes = bytes / 4;
+	rig.blocks = 6;
 	rig.space_bytes = bytes;
 	if (rig_open(&rig) < 0 || rig_fill(&rig, bytes, 0, &mem) < 0)
 		goto out;
@@ -178,6 +195,10 @@ out:
 
 int bench_throughput(struct bench_env *env)
 {
+	if (load(env, RECORD,
+		 bench_result(env, "throughput_record", "ops/s", BENCH_MORE,
+			      "the same when nothing leaves")) < 0)
+		return -1;
 	if (load(env, WRITE,
 		 bench_result(env, "throughput_write", "ops/s", BENCH_MORE,
 			      "the same when nothing leaves")) < 0)

@@ -664,6 +664,8 @@ static void assert_booked(struct vac_pool *pool, uint64_t booked0, unsigned maps
 {
 	uint64_t booked = t_stats(pool).host_vmas - booked0;
 
+	if (ASAN || TSAN)
+		return; /* those map as they like */
 	assert_true((int)(maps_total() - maps0) <= (int)booked);
 }
 
@@ -803,12 +805,12 @@ static void test_budget_touch(void **state UNUSED)
 		PAGE_OF(p, i)[1] = (char)i;
 		if (i % 20000 == 0) {
 			assert_true(within_budget(pool));
-			assert_true(maps_total() - maps <= t_stats(pool).host_vmas - st.host_vmas);
+			assert_booked(pool, st.host_vmas, maps);
 		}
 	}
 	assert_true(within_budget(pool));
 	assert_true(maps_total() <= t_stats(pool).host_vma_limit + maps);
-	assert_true(maps_total() - maps <= t_stats(pool).host_vmas - st.host_vmas);
+	assert_booked(pool, st.host_vmas, maps);
 	for (unsigned i = 0; i < pages; i += 2)
 		assert_int_equal(PAGE_OF(p, i)[1], (char)i);
 	t_check(pool);
