@@ -7,6 +7,7 @@
 #	make test         install what is missing, then everything: see scripts/runtests
 #	make test-normal  one variant of that: normal asan tsan clang package (test-quick = normal)
 #	make mutants      the simulator against every known mistake, put back
+#	make fuzz         libFuzzer at the control socket's requests, FUZZ_RUNS inputs (needs clang)
 #	make bench        run the measurements
 #	make man          the manual pages, into build/man
 #	make install      into $(DESTDIR)$(PREFIX)
@@ -28,6 +29,7 @@ PREFIX  ?= /usr/local
 BINDIR  ?= $(PREFIX)/bin
 LIBDIR  ?= $(PREFIX)/lib
 INCDIR  ?= $(PREFIX)/include
+DATADIR ?= $(PREFIX)/share
 MANDIR  ?= $(PREFIX)/share/man
 
 ifeq ($(origin CC),default)
@@ -41,15 +43,16 @@ INSTALL ?= install
 # Everything is found by wildcard: a new file needs no line here. A part that only one platform has
 # lives in a directory of its own.
 
-LIB_SRC  := $(wildcard src/*.c port/linux/*.c)
-CLI_SRC  := $(wildcard cli/*.c bench/*.c)
+# The client's side of the control socket goes into the command and the tests only.
+LIB_SRC  := $(wildcard src/*.c port/linux/*.c) $(filter-out control/client.c,$(wildcard control/*.c))
+CLI_SRC  := $(wildcard cli/*.c bench/*.c) control/client.c
 TEST_SRC := $(wildcard tests/test_*.c)
-UTIL_SRC := $(wildcard tests/util*.c)
+UTIL_SRC := $(wildcard tests/util*.c) control/client.c
 
 # The simulator: the engine again, over another port, with small sizes and lock ranks checked.
 SIM_SRC  := $(wildcard src/*.c port/sim/*.c sim/*.c)
 
-FORMATTED := $(wildcard $(foreach d,include src port port/linux port/sim sim cli bench tests,$d/*.c \
+FORMATTED := $(wildcard $(foreach d,include src control port port/linux port/sim sim cli bench tests fuzz,$d/*.c \
 	$d/*.h))
 
 VERSION := $(shell sed -n 's/^.define VAC_VERSION "\(.*\)"/\1/p' include/vacate.h)
@@ -84,13 +87,15 @@ else
 # Sanitizers make compilers see ghosts, so only plain builds are strict.
 FLAGS += $(if $(filter 1,$(WERROR)),-Werror)
 endif
-FLAGS += $(if $(filter 1,$(DEBUG)),-DVAC_DEBUG)
+FLAGS += $(if $(filter 1,$(DEBUG)),-DVAC_DEBUG) $(if $(filter 1,$(FUZZ)),-fsanitize=fuzzer-no-link)
 
 # The engine is standard C and sees no operating system: no _GNU_SOURCE. The command sees the
 # public header only.
 FLAGS_src   = -Iinclude -Isrc -I.
 FLAGS_port  = -Iinclude -Isrc -I. -D_GNU_SOURCE
+FLAGS_control = $(FLAGS_port)
 FLAGS_cli   = -Iinclude -I. -D_GNU_SOURCE $(CLI_INC)
+FLAGS_fuzz  = $(FLAGS_port)
 FLAGS_bench = $(FLAGS_cli)
 FLAGS_tests = -Iinclude -Isrc -I. -D_GNU_SOURCE $(TEST_INC)
 
@@ -118,7 +123,7 @@ pkg  = $(if $(shell pkg-config --exists $2 && echo y),$(shell pkg-config $1 $2),
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .SUFFIXES:
 .DELETE_ON_ERROR:
-.PHONY: all tests demo test test-quick mutants bench man install format format-check clean FORCE
+.PHONY: all tests demo test test-quick mutants fuzz bench man install format format-check clean FORCE
 
 Q   := $(if $(filter 1,$(V)),,@)
 SAY := $(if $(Q),$(if $(findstring s,$(firstword -$(MAKEFLAGS))),,y))
@@ -166,7 +171,12 @@ $B/libvacate.so: $B/libvacate.so.$(VERSION)
 	$Qln -sf $(<F) $B/$(SONAME) && ln -sf $(SONAME) $@
 
 # The tests are linked with an engine of their own that checks itself (VAC_DEBUG).
-tests: $(TESTS)
+tests: $(TESTS) $B/tests/confine
+
+# Runs a command on a machine that forbids things; no test by itself.
+$B/tests/confine: tests/confine.c $B/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=c11 -D_GNU_SOURCE $(WARN) -O1 -o $@ $<
 
 $(TESTS): $B/tests/%: $B/debug/tests/%.o $(UTIL_OBJ) $B/debug/libvacate.a
 	$(call say,LINK)
@@ -233,6 +243,19 @@ RUNTESTS = CC='$(CC)' WERROR='$(WERROR)' scripts/runtests
 mutants: all
 	scripts/mutants all
 
+# The requests of the control socket under libFuzzer and sanitizers, beginning with the corpus; what it
+# finds is left in build-fuzz. The engine's own SIGSEGV handler must stay.
+FUZZ_RUNS ?= 1000000
+fuzz:
+	@$(MAKE) CC=clang FUZZ=1 ASAN=1 UBSAN=1 BUILD=build-fuzz build-fuzz/fuzz_control
+	@mkdir -p build-fuzz/found
+	build-fuzz/fuzz_control -handle_segv=0 -runs=$(FUZZ_RUNS) -max_len=4096 -print_final_stats=1 \
+		-artifact_prefix=build-fuzz/ build-fuzz/found fuzz/corpus/control
+
+$B/fuzz_control: fuzz/fuzz_control.c $B/debug/libvacate.a $B/flags
+	$(call say,LINK)
+	$Q$(COMPILE) -DVAC_DEBUG -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $B/debug/libvacate.a
+
 bench: all
 	$B/vacate bench $(BENCH_FLAGS)
 
@@ -264,10 +287,15 @@ install: all $(if $(shell command -v scdoc),man)
 	ln -sf libvacate.so.$(VERSION) '$D$(LIBDIR)/$(SONAME)'
 	ln -sf $(SONAME) '$D$(LIBDIR)/libvacate.so'
 	$(INSTALL) -m 644 $B/vacate.pc '$D$(LIBDIR)/pkgconfig'
+	$(INSTALL) -d '$D$(DATADIR)/vacate' '$D$(DATADIR)/gdb/auto-load$(LIBDIR)'
+	$(INSTALL) -m 644 gdb/vacate-gdb.py '$D$(DATADIR)/vacate'
+	$(INSTALL) -m 644 gdb/vacate-gdb.py \
+		'$D$(DATADIR)/gdb/auto-load$(LIBDIR)/libvacate.so.$(VERSION)-gdb.py'
 ifneq ($(shell command -v scdoc),)
-	$(INSTALL) -d '$D$(MANDIR)/man1' '$D$(MANDIR)/man3'
+	$(INSTALL) -d '$D$(MANDIR)/man1' '$D$(MANDIR)/man3' '$D$(MANDIR)/man7'
 	$(INSTALL) -m 644 $(filter %.1,$(MAN)) '$D$(MANDIR)/man1'
 	$(INSTALL) -m 644 $(filter %.3,$(MAN)) '$D$(MANDIR)/man3'
+	$(INSTALL) -m 644 $(filter %.7,$(MAN)) '$D$(MANDIR)/man7'
 else
 	@echo 'scdoc is not installed: no manual pages' >&2
 endif

@@ -18,6 +18,7 @@
 #include "cli/cmd.h"
 #include "cli/opt.h"
 #include "cli/out.h"
+#include "cli/session.h"
 #include "vacate.h"
 
 static const struct bench {
@@ -219,6 +220,7 @@ static int print_json(const struct bench_env *env)
 		json_array_append_new(skips, s);
 	}
 	json_object_set_new(j, "machine", machine_json());
+	json_object_set_new(j, "guard", json_string(guard_name(env->guard)));
 	json_object_set_new(j, "scale", json_string(env->tiny ? "tiny" : "full"));
 	json_object_set_new(j, "runs", json_integer(env->runs));
 	json_object_set_new(j, "seed", json_integer((json_int_t)BENCH_SEED));
@@ -313,6 +315,7 @@ static void usage(void)
 	     "      --json           print JSON, with the machine and all samples\n"
 	     "      --runs N         measure each figure N times, 1 to 100, and give the median; "
 	     "default 5\n"
+	     "      --guard GUARD    auto (default), sigsegv or userfaultfd, for all pools\n"
 	     "      --scale SCALE    full (default), or tiny: only to see that it works\n"
 	     "      --list           print the names and what they measure\n"
 	     "  -h, --help           this text");
@@ -379,13 +382,14 @@ static int run_all(struct bench_env *env, const bool *wanted, bool json)
 	return CMD_ERROR;
 }
 
-enum { OPT_JSON = 256, OPT_RUNS, OPT_SCALE, OPT_LIST };
+enum { OPT_JSON = 256, OPT_RUNS, OPT_GUARD, OPT_SCALE, OPT_LIST };
 
 int cmd_bench(int argc, char **argv)
 {
 	static const struct option longopts[] = {
 		{"json", no_argument, NULL, OPT_JSON},
 		{"runs", required_argument, NULL, OPT_RUNS},
+		{"guard", required_argument, NULL, OPT_GUARD},
 		{"scale", required_argument, NULL, OPT_SCALE},
 		{"list", no_argument, NULL, OPT_LIST},
 		{"help", no_argument, NULL, 'h'},
@@ -394,6 +398,7 @@ int cmd_bench(int argc, char **argv)
 	bool json = false, any = false, wanted[BENCHES] = {false};
 	struct bench_env *env;
 	uint64_t runs = RUNS_DEFAULT;
+	enum vac_guard guard = VAC_GUARD_AUTO;
 	bool tiny = false;
 	int c, rc;
 
@@ -406,6 +411,12 @@ int cmd_bench(int argc, char **argv)
 		case OPT_RUNS:
 			if (opt_number(&ctx, "--runs", optarg, 1, BENCH_RUNS_MAX, &runs) < 0)
 				return CMD_USAGE;
+			break;
+		case OPT_GUARD:
+			if (guard_from_name(optarg, &guard) < 0)
+				return opt_error(
+					&ctx, "--guard is auto, sigsegv or userfaultfd, not '%s'",
+					optarg);
 			break;
 		case OPT_SCALE:
 			tiny = !strcmp(optarg, "tiny");
@@ -435,6 +446,7 @@ int cmd_bench(int argc, char **argv)
 	}
 	env->runs = (unsigned)runs;
 	env->tiny = tiny;
+	env->guard = guard;
 	rc = run_all(env, wanted, json);
 	free(env);
 	return rc;

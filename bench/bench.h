@@ -18,6 +18,8 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "vacate.h"
+
 #define BENCH_SEED UINT64_C(0x5eed0fbac47e)
 #define BENCH_RUNS_MAX 100
 #define BENCH_RESULTS_MAX 64
@@ -48,6 +50,7 @@ struct bench_result {
 
 struct bench_env {
 	unsigned runs;
+	enum vac_guard guard;
 	bool tiny;         /* sizes that show that it works, and take a second or two */
 	const char *bench; /* the one that runs */
 	unsigned results;

@@ -20,6 +20,7 @@ int rig_open(struct rig *rig)
 	int r;
 
 	rig->opts.name = "bench";
+	rig->opts.guard = rig->env->guard;
 	rig->opts.log = logged;
 	rig->opts.log_ctx = (void *)(uintptr_t)rig->env;
 	r = vac_pool_open(&rig->opts, &rig->pool);
@@ -98,8 +99,12 @@ int rig_warm(struct rig *rig, uint64_t bytes)
 
 int rig_offline(struct rig *rig, int id, struct vac_offline_result *res, uint64_t *ns)
 {
+	struct vac_offline_opts opts = VAC_INIT(struct vac_offline_opts);
 	uint64_t start = bench_now();
-	int r = vac_block_offline(rig->pool, id, NULL, res);
+	int r;
+
+	opts.writers_pct = rig->writers_pct;
+	r = vac_block_offline(rig->pool, id, &opts, res);
 
 	if (ns)
 		*ns = bench_now() - start;

@@ -18,6 +18,7 @@ struct rig {
 
 	struct vac_pool *pool;
 	struct vac_space *space;
+	uint32_t writers_pct; /* for the offlines, see vac_offline_opts */
 };
 
 #define RIG_INIT(environment)                                                \

@@ -22,6 +22,12 @@ enum cmd_exit {
 
 int cmd_demo(int argc, char **argv);
 int cmd_stress(int argc, char **argv);
+int cmd_ls(int argc, char **argv);
+int cmd_why(int argc, char **argv);
+int cmd_offline(int argc, char **argv);
+int cmd_online(int argc, char **argv); /* this and the next two: cmd_block.c */
+int cmd_add(int argc, char **argv);
+int cmd_remove(int argc, char **argv);
 int cmd_sim(int argc, char **argv);
 int cmd_bench(int argc, char **argv); /* bench/bench.c */
 

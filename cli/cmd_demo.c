@@ -78,6 +78,8 @@ static void usage(void)
 	     "      --passes N      times that every block leaves (default 3)\n"
 	     "      --seconds N     begin no further block after N seconds of passes\n"
 	     "      --seed N        of all random choices (default 1)\n"
+	     "      --guard GUARD   auto (default), sigsegv or userfaultfd\n"
+	     "      --control[=PATH]  open a control socket, for vacate ls, why, offline, ...\n"
 	     "      --json          print the results as one JSON object\n"
 	     "  -h, --help          this text\n"
 	     "\n"
@@ -87,7 +89,16 @@ static void usage(void)
 	     "Example: vacate demo --pool 256M --block 32M --passes 1 /usr/include");
 }
 
-enum { OPT_POOL = 256, OPT_BLOCK, OPT_PASSES, OPT_SECONDS, OPT_SEED, OPT_JSON };
+enum {
+	OPT_POOL = 256,
+	OPT_BLOCK,
+	OPT_PASSES,
+	OPT_SECONDS,
+	OPT_SEED,
+	OPT_GUARD,
+	OPT_CONTROL,
+	OPT_JSON
+};
 
 /* -1: go on; else the exit status. */
 static int parse(struct demo *d, int argc, char **argv)
@@ -98,6 +109,8 @@ static int parse(struct demo *d, int argc, char **argv)
 		{"passes", required_argument, NULL, OPT_PASSES},
 		{"seconds", required_argument, NULL, OPT_SECONDS},
 		{"seed", required_argument, NULL, OPT_SEED},
+		{"guard", required_argument, NULL, OPT_GUARD},
+		{"control", optional_argument, NULL, OPT_CONTROL},
 		{"json", no_argument, NULL, OPT_JSON},
 		{"help", no_argument, NULL, 'h'},
 		{NULL, 0, NULL, 0},
@@ -130,6 +143,16 @@ static int parse(struct demo *d, int argc, char **argv)
 		case OPT_SEED:
 			if (opt_number(&ctx, "--seed", optarg, 0, UINT64_MAX, &d->run.seed))
 				return CMD_USAGE;
+			break;
+		case OPT_GUARD:
+			if (guard_from_name(optarg, &d->s.guard) < 0)
+				return opt_error(
+					&ctx, "--guard is auto, sigsegv or userfaultfd, not '%s'",
+					optarg);
+			break;
+		case OPT_CONTROL:
+			d->s.with_control = true;
+			d->s.control_path = optarg;
 			break;
 		case OPT_JSON: d->json = true; break;
 		case 'h': usage(); return CMD_OK;
@@ -212,8 +235,9 @@ static unsigned threads_for(unsigned most)
 static int fill(struct demo *d)
 {
 	uint64_t bytes = (d->s.pool_bytes - d->s.block_bytes) / 100 * FILL_PERCENT;
-	/* Fixed needs of the other groups: atomics at most 2 MiB + 128 KiB, dio 256 KiB. */
-	uint64_t fixed = bytes >= 64 * MIB ? 3 * MIB : MIB / 2;
+	/* Fixed needs of the other groups: atomics at most 2 MiB + 128 KiB, dio 256 KiB, read 2 MiB
+	 * or 128 KiB. */
+	uint64_t fixed = bytes >= 64 * MIB ? 5 * MIB : MIB * 3 / 4;
 	char a[SIZE_TEXT_MAX], how[64];
 	int err;
 
@@ -244,6 +268,8 @@ static int fill(struct demo *d)
 	err = wl_run_add(&d->run, &wl_atomics, threads_for(8), bytes >= 64 * MIB ? bytes : 0);
 	if (!err)
 		err = wl_run_add(&d->run, &wl_dio, 1, 0);
+	if (!err)
+		err = wl_run_add(&d->run, &wl_read, 1, bytes);
 	if (!err)
 		err = wl_run_add(&d->run, &wl_holder, 1, 0);
 	if (!err)

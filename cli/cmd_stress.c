@@ -93,6 +93,7 @@ static void usage(void)
 	     "      --check[=K]          pause all threads and check the whole pool after every K\n"
 	     "                           offlines (default 16; --check alone: 1; 0: at the end only)\n"
 	     "      --verify             at each check, verify all memory too\n"
+	     "      --control[=PATH]     open a control socket, for vacate ls, why, offline, ...\n"
 	     "      --json               print the results as one JSON object\n"
 	     "  -h, --help               this text\n"
 	     "\n"
@@ -156,12 +157,8 @@ static int parse_mix(struct stress *st, const char *list)
 
 static int parse_guard(const char *name, enum vac_guard *guard)
 {
-	for (int g = VAC_GUARD_AUTO; g <= VAC_GUARD_USERFAULTFD; g++) {
-		if (!strcmp(name, guard_name((enum vac_guard)g))) {
-			*guard = (enum vac_guard)g;
-			return 0;
-		}
-	}
+	if (guard_from_name(name, guard) == 0)
+		return 0;
 	return opt_error(&ctx, "--guard: '%s' is not a guard; auto, sigsegv and userfaultfd are",
 			 name);
 }
@@ -193,6 +190,7 @@ enum {
 	OPT_NO_HUGE,
 	OPT_CHECK,
 	OPT_VERIFY,
+	OPT_CONTROL,
 	OPT_JSON,
 };
 
@@ -212,6 +210,7 @@ static const struct option options[] = {
 	{"no-huge", no_argument, NULL, OPT_NO_HUGE},
 	{"check", optional_argument, NULL, OPT_CHECK},
 	{"verify", no_argument, NULL, OPT_VERIFY},
+	{"control", optional_argument, NULL, OPT_CONTROL},
 	{"json", no_argument, NULL, OPT_JSON},
 	{"help", no_argument, NULL, 'h'},
 	{NULL, 0, NULL, 0},
@@ -248,6 +247,10 @@ static int parse_option(struct stress *st, int c, char **argv)
 		return optarg ? opt_number(&ctx, "--check", optarg, 0, UINT32_MAX, &st->check_every)
 			      : 0;
 	case OPT_VERIFY: st->sweep_at_checks = true; return 0;
+	case OPT_CONTROL:
+		st->s.with_control = true;
+		st->s.control_path = optarg;
+		return 0;
 	case OPT_JSON: st->json = true; return 0;
 	default: return opt_bad(&ctx, c, argv);
 	}
@@ -421,6 +424,13 @@ static int one_offline(struct stress *st)
 	}
 	atomic_fetch_add(&st->attempted, 1);
 	atomic_fetch_add(&st->bytes_moved, c.res.bytes_moved);
+	/* An operator has taken the block, or is taking it. */
+	if (st->s.with_control && (c.err == -EALREADY || c.err == -ENOENT)) {
+		vac_report_free(c.res.report);
+		atomic_fetch_sub(&st->attempted, 1);
+		wl_run_wait(&st->run, 10000000);
+		return 0;
+	}
 	st->busy_ns += c.busy_ns;
 	st->cpu_ns += c.cpu_ns;
 	st->waited_ns += c.res.waited_ns;

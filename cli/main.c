@@ -16,6 +16,12 @@ struct verb {
 static const struct verb verbs[] = {
 	{"demo", cmd_demo, "take every block away from a live workload on real files"},
 	{"stress", cmd_stress, "the same as a tool: workloads, sizes, rate, duration, seed"},
+	{"ls", cmd_ls, "list the pools of running programs, and their blocks"},
+	{"why", cmd_why, "say who keeps a block of a running program from leaving"},
+	{"offline", cmd_offline, "take blocks away from a running program"},
+	{"online", cmd_online, "give offline blocks memory again"},
+	{"add", cmd_add, "add blocks to a running program's pool"},
+	{"remove", cmd_remove, "make a running program forget offline blocks"},
 	{"sim", cmd_sim, "the engine under a deterministic simulator: every schedule a seed"},
 	{"bench", cmd_bench, "the measurements, each beside its peer"},
 };
@@ -38,7 +44,7 @@ static void usage(void)
 	     "  -V, --version   the version\n"
 	     "\n"
 	     "Data goes to standard output, messages and progress to standard error.\n"
-	     "Exit status: 0 done, 1 error, 2 wrong usage.");
+	     "Exit status: 0 done, 1 error, 2 wrong usage; more with some verbs.");
 }
 
 static void list_verbs(void)

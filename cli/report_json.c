@@ -43,7 +43,7 @@ static json_t *stack_json(const struct vac_owner *o, struct symbols *syms)
 
 /* Owners' and threads' names come from the program and may hold anything; jansson refuses what is
  * not UTF-8, and a report must not be lost for that. */
-static json_t *any_string(const char *s)
+json_t *any_string(const char *s)
 {
 	json_t *j = json_string(s);
 	char ascii[VAC_OWNER_MAX + VAC_NAME_MAX];
@@ -71,21 +71,17 @@ static json_t *owner_json(const struct vac_owner *o, struct symbols *syms)
 	return j;
 }
 
-static int add_blocker(void *ctx, const struct vac_blocker *b)
+json_t *blocker_json(const struct vac_blocker *b, blocker_owner_fn *owner, void *ctx,
+		     struct symbols *syms)
 {
-	struct walk *w = ctx;
-	unsigned i = w->index++;
-	json_t *owners, *j;
+	json_t *owners = json_array(), *j;
 
-	if (w->max && i >= w->max)
-		return 1;
-	owners = json_array();
 	for (unsigned k = 0; owners && k < b->owners; k++) {
 		struct vac_owner o;
 
-		if (vac_report_owner(w->report, i, k, &o))
+		if (owner(ctx, k, &o))
 			break;
-		json_array_append_new(owners, owner_json(&o, w->syms));
+		json_array_append_new(owners, owner_json(&o, syms));
 	}
 	j = json_pack("{s:s, s:i, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:I}", "class",
 		      vac_blocker_class_name(b->cls), "block", b->block, "pfn", (json_int_t)b->pfn,
@@ -94,7 +90,7 @@ static int add_blocker(void *ctx, const struct vac_blocker *b)
 		      "map", (json_int_t)b->map, "expected_refs", (json_int_t)b->expected_refs);
 	if (!j) {
 		json_decref(owners);
-		return -ENOMEM;
+		return NULL;
 	}
 	json_object_set_new(j, "frozen", json_boolean(b->frozen));
 	json_object_set_new(j, "gated", json_boolean(b->gated));
@@ -105,7 +101,26 @@ static int add_blocker(void *ctx, const struct vac_blocker *b)
 	json_object_set_new(j, "last_error_text",
 			    json_string(b->last_error ? vac_strerror(b->last_error) : ""));
 	json_object_set_new(j, "owners", owners);
-	return json_array_append_new(w->array, j) ? -ENOMEM : 0;
+	return j;
+}
+
+static int owner_of_report(void *ctx, unsigned k, struct vac_owner *o)
+{
+	struct walk *w = ctx;
+
+	return vac_report_owner(w->report, w->index, k, o);
+}
+
+static int add_blocker(void *ctx, const struct vac_blocker *b)
+{
+	struct walk *w = ctx;
+	int err;
+
+	if (w->max && w->index >= w->max)
+		return 1;
+	err = json_array_append_new(w->array, blocker_json(b, owner_of_report, w, w->syms));
+	w->index++;
+	return err ? -ENOMEM : 0;
 }
 
 json_t *report_json(const struct vac_report *report, unsigned max_blockers, struct symbols *syms)

@@ -13,6 +13,7 @@
 #include "opt.h"
 #include "out.h"
 
+#define CHECK_TRIES 1000
 #define GONE_PERCENT 95     /* of a block's memory counts as "has come back" */
 #define GONE_NS 1000000000u /* and this is the time it has for that */
 
@@ -26,12 +27,25 @@ const char *guard_name(enum vac_guard guard)
 	return "?";
 }
 
+int guard_from_name(const char *name, enum vac_guard *guard)
+{
+	for (int g = VAC_GUARD_AUTO; g <= VAC_GUARD_USERFAULTFD; g++) {
+		if (!strcmp(name, guard_name((enum vac_guard)g))) {
+			*guard = (enum vac_guard)g;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
 /* With engine locks held, perhaps in a fault handler: nothing but printing. */
 static void log_message(void *ctx, enum vac_log_level level, const char *msg)
 {
 	(void)ctx;
 	if (level >= VAC_LOG_WARN)
 		out_error("engine: %s", msg);
+	else
+		fprintf(stderr, "note: %s\n", msg);
 }
 
 static int open_space(struct session *s)
@@ -49,6 +63,21 @@ static int open_space(struct session *s)
 	return err;
 }
 
+static int open_control(struct session *s)
+{
+	struct vac_control_opts co = VAC_INIT(struct vac_control_opts);
+	int err;
+
+	co.path = s->control_path;
+	err = vac_control_open(s->pool, &co, &s->control);
+	if (!err)
+		out_msg("control socket %s", vac_control_path(s->control));
+	else
+		out_error("cannot open a control socket%s%s: %s", s->control_path ? " at " : "",
+			  s->control_path ? s->control_path : "", vac_strerror(err));
+	return err;
+}
+
 int session_open(struct session *s)
 {
 	struct vac_pool_opts po = VAC_INIT(struct vac_pool_opts);
@@ -57,9 +86,14 @@ int session_open(struct session *s)
 
 	po.name = s->name;
 	po.block_bytes = s->block_bytes;
-	po.max_bytes = s->pool_bytes;
+	/* Who operates the pool from outside may want to add to it. */
+	po.max_bytes = s->pool_bytes * (s->with_control ? 2 : 1);
 	po.guard = s->guard;
 	po.flags = s->flags;
+	/* All that the workloads hand to the kernel is pinned. Where holders can be seen looking for others
+	 * costs little; elsewhere it would take sums of every byte that moves. */
+	if (geteuid() != 0)
+		po.flags |= VAC_POOL_PINS_ONLY;
 	po.log = log_message;
 	err = vac_pool_open(&po, &s->pool);
 	if (err) {
@@ -86,6 +120,8 @@ int session_open(struct session *s)
 	}
 	if (!err)
 		err = open_space(s);
+	if (!err && s->with_control)
+		err = open_control(s);
 	if (err)
 		session_close(s);
 	return err;
@@ -95,6 +131,8 @@ int session_close(struct session *s)
 {
 	int err = 0;
 
+	vac_control_close(s->control);
+	s->control = NULL;
 	if (s->space) {
 		err = vac_space_destroy(s->space);
 		if (err)
@@ -295,6 +333,9 @@ int session_return(struct session *s, struct wl_run *run, int id)
 		what = "bring online";
 		err = vac_block_online(s->pool, id, s->zone);
 	}
+	/* An operator may have been quicker, and then it is his block. */
+	if (s->control && (err == -EBUSY || err == -ENOENT || err == -EEXIST || err == -EALREADY))
+		return 0;
 	if (err)
 		out_error("cannot %s block %d: %s", what, id, vac_strerror(err));
 	return err;
@@ -310,13 +351,25 @@ uint64_t session_check(struct session *s, struct wl_run *run, uint64_t used_fram
 	err = vac_pool_check(s->pool, msg, sizeof(msg));
 	if (err)
 		wl_fault(run, "the pool's own check: %s", *msg ? msg : vac_strerror(err));
-	err = vac_pool_stats(s->pool, &st);
+	/* The check keeps operators out while it looks; the counters are read one by one, and an
+	 * operator may be at work in between. Then they add up a moment later. */
+	for (int try = 0; try < CHECK_TRIES; try++) {
+		const struct timespec ts = {0, 1000000};
+
+		err = vac_pool_stats(s->pool, &st);
+		if (err || !s->control ||
+		    (st.frames_total == st.frames_free + st.frames_reserved + st.frames_used +
+						st.frames_isolated &&
+		     (!used_frames || st.frames_used == used_frames)))
+			break;
+		nanosleep(&ts, NULL);
+	}
 	if (err) {
 		wl_fault(run, "no statistics: %s", vac_strerror(err));
 		return 0;
 	}
-	if (st.frames_total !=
-	    st.frames_free + st.frames_reserved + st.frames_used + st.frames_isolated)
+	if (st.frames_total != st.frames_free + st.frames_reserved + st.frames_used +
+				       st.frames_isolated + st.frames_quarantined)
 		wl_fault(run,
 			 "frames do not add up: %" PRIu64 " in all, but %" PRIu64 " free, %" PRIu64
 			 " reserved, %" PRIu64 " used, %" PRIu64 " isolated",

@@ -21,10 +21,13 @@ struct session {
 	enum vac_guard guard;
 	uint32_t flags; /* VAC_POOL_* */
 	enum vac_zone zone;
+	bool with_control;        /* open a control socket */
+	const char *control_path; /* NULL: where `vacate ls` finds it */
 
 	/* Set by session_open(). */
 	struct vac_pool *pool;
 	struct vac_space *space;
+	struct vac_control *control;
 	unsigned blocks;
 	int *id; /* [blocks] */
 	struct memcg memcg;
@@ -78,5 +81,6 @@ uint64_t session_check(struct session *s, struct wl_run *run, uint64_t used_fram
 json_t *latency_json(struct wl_run *run, enum wl_latency kind, enum wl_phase phase);
 
 const char *guard_name(enum vac_guard guard);
+int guard_from_name(const char *name, enum vac_guard *guard); /* -EINVAL */
 
 #endif

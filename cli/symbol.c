@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Names of code addresses of this process, by libdw. See symbol.h. */
+/* Names of code addresses of a process, by libdw. See symbol.h. */
 #include "symbol.h"
 
 #include <elfutils/libdwfl.h>
@@ -15,6 +15,11 @@ struct symbols {
 
 struct symbols *symbols_open(void)
 {
+	return symbols_open_pid(getpid());
+}
+
+struct symbols *symbols_open_pid(pid_t pid)
+{
 	struct symbols *s = calloc(1, sizeof(*s));
 
 	if (!s)
@@ -24,7 +29,7 @@ struct symbols *symbols_open(void)
 	s->dwfl = dwfl_begin(&s->callbacks);
 	if (!s->dwfl)
 		goto fail;
-	if (dwfl_linux_proc_report(s->dwfl, getpid()) || dwfl_report_end(s->dwfl, NULL, NULL))
+	if (dwfl_linux_proc_report(s->dwfl, pid) || dwfl_report_end(s->dwfl, NULL, NULL))
 		goto fail;
 	return s;
 fail:

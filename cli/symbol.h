@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Names of code addresses of this process: function, source file and line, by libdw. Without
+ * Names of code addresses of a process: function, source file and line, by libdw. Without
  * debugging information there is still the nearest symbol, without symbols the module.
  *
  * One thread at a time may use a resolver. Strings stay valid until it is closed.
@@ -9,6 +9,7 @@
 #define CLI_SYMBOL_H
 
 #include <stdint.h>
+#include <sys/types.h>
 
 struct symbols;
 
@@ -22,6 +23,9 @@ struct symbol {
 
 /* NULL where libdw cannot read this process's mappings: symbols_find() then knows nothing. */
 struct symbols *symbols_open(void);
+/* Of another process, from its /proc/PID/maps and the files that those name. NULL also where we may
+ * not read them, or where pid is 0. */
+struct symbols *symbols_open_pid(pid_t pid);
 void symbols_close(struct symbols *s);
 
 /* Resolve a return address: the call before it is meant. s may be NULL. */

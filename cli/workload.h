@@ -63,7 +63,8 @@ struct wl_class {
 	void (*note)(struct wl_group *g, char *buf, size_t len);
 };
 
-extern const struct wl_class wl_verify, wl_records, wl_atomics, wl_dio, wl_holder, wl_map, wl_storm;
+extern const struct wl_class wl_verify, wl_records, wl_atomics, wl_dio, wl_read, wl_holder, wl_map,
+	wl_storm;
 
 struct wl_group {
 	struct wl_run *run;

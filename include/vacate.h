@@ -37,25 +37,31 @@
  * header does not know is taken as zero. Nothing in the library prints, exits or touches stdio
  * except the call that is given a FILE.
  *
- * Any thread may call anything at any time unless said otherwise, except that nothing may be
- * called from a signal handler, from a log or progress callback, or in a child after fork() (there
+ * Any thread may call anything at any time unless said otherwise, except that nothing (but
+ * vac_last_fault()) may be called from a signal handler, from a log or progress callback, or in a child after fork() (there
  * every call answers -EPERM: a child has no pool memory). Arguments may lie in pool memory.
  *
  * CAVEATS, read these
  *
- * - Guard. The engine learns of a touch of a page that is absent or leaving by SIGSEGV. Threads
+ * - Guard. The engine learns of a touch of a page that is absent or leaving in one of two ways, chosen
+ *   when the pool is opened (enum vac_guard).
+ *   Under userfaultfd(2) the thread sleeps in the kernel, wherever it was, until the page is there:
+ *   nothing in the rest of this list about signals and EFAULT applies, but that a page for which
+ *   there is no memory is SIGBUS, or EFAULT: see vac_last_fault(). Needs Linux 6.6, and root,
+ *   vm.unprivileged_userfaultfd = 1 or access to /dev/userfaultfd; not vm.overcommit_memory = 2.
+ *   The pool has a few threads of its own then.
+ * - SIGSEGV guard. Threads
  *   that touch pool memory keep SIGSEGV unblocked and their stacks outside the pool, with 32 KiB
  *   free below or an alternate signal stack. A handler that the program had installed before the
  *   first pool was opened still gets every fault that is not the pool's; one installed later
  *   takes the faults away from the engine and must chain to the one it found.
  * - A system call that reads or writes pool memory which is absent, leaving or not yet writable
- *   answers EFAULT, as it does for any protected page. Pin the range first (vac_pin fills it in),
- *   for as long as the call lasts. This holds for read(2) and write(2) as well as for direct I/O.
- * - Memory handed to the kernel for longer than a call (direct I/O, registered buffers, vmsplice)
- *   must be pinned. The engine cannot see such users otherwise: the transfer would land in a
- *   page that is no longer mapped. What it can do, it does: a block is given back only after the
- *   kernel has certified, by sealing the memfd, that nobody holds a page of it.
- * - fork(): the child has none of the memory. vfork() followed by exec is fine. clone() without
+ *   answers EFAULT under the SIGSEGV guard, as it does for any protected page. See "System calls on
+ *   pool memory" below: vac_read(), vac_recv() and kin do not fail, nor does any call on a range
+ *   that is pinned, for as long as the pin lasts.
+ * - Memory handed to the kernel (direct I/O, registered buffers, vmsplice) should be pinned: then a
+ *   block waits for it and no longer, by name. What is not pinned is looked for: see FOREIGN.
+ * - fork(): the child has none of the memory, or a copy: see FORK AND EXEC. clone() without
  *   CLONE_VM and not through fork() is not supported.
  * - Futexes in pool memory: process-private ones (mutexes, condition variables and semaphores with
  *   default attributes) are keyed by address and keep working; process-shared ones are keyed by
@@ -63,6 +69,83 @@
  * - Each separately placed or protected run costs one mapping of the host. The engine counts
  *   them, leaves a tenth of vm.max_map_count to the program, and answers -ENOMEM sooner than
  *   overrun it.
+ *
+ * FORK AND EXEC
+ *
+ * What a child of fork() finds at the addresses of a pool is chosen when the pool is opened:
+ *
+ * - nothing (the default). Any touch is a true SIGSEGV in the child, which costs fork() nothing.
+ * - with VAC_POOL_FORK_COPY, ordinary private memory at the same addresses, with the rights of
+ *   vac_map() and vac_protect(): a copy of all that is mapped in the pool's spaces, as of the instant
+ *   of the fork. No write of another thread of the parent is in it without those that came before.
+ *   From then on it is the child's own and no pool: it may be written, mprotect()ed, munmap()ed, and
+ *   is inherited by grandchildren as any memory is.
+ *
+ * Either way every call answers -EPERM in the child, and pins do not exist there.
+ *
+ * A copy costs time and memory: all that is mapped is copied before fork() returns, and threads
+ * that write to the pool, fault in it or call map, unmap or protect meanwhile wait (readers do not);
+ * the parent holds both until the fork is over. Where there is no memory (in the host or a cgroup),
+ * no addresses or no host mappings for it, the pool's log is told (VAC_LOG_ERROR), fork() succeeds,
+ * and a touch in the child is a SIGBUS: a child that only runs exec need not care. The child's maps
+ * then show "vacate:no copy".
+ *
+ * While the copy is made the memory is read-only. So that no transfer of the kernel is cut in two or
+ * meets that, fork() first waits for the short pins for writing that other threads hold, for at most
+ * gate_timeout_ms, and vac_pin() waits with new ones until the fork is over. Under a pin that is not
+ * dropped in time (the log is told: VAC_LOG_WARN) or that is long-term, a transfer goes on, the child
+ * may have any part of it, and, under the SIGSEGV guard, a system call of another thread that writes
+ * there at that moment answers EFAULT.
+ *
+ * The copy is made by a handler of pthread_atfork() that is registered when the library is loaded.
+ * If a handler registered earlier than that touches the pool in the thread that forks, after the
+ * copy, the child gets none, as above. No call of the library is possible from such a handler, nor
+ * fork() from a log or progress callback; fork() from a signal handler is fine. vfork() and
+ * posix_spawn() run no handlers, copy nothing, and are the way to run another program. The child of
+ * _Fork() has nothing, whatever the policy.
+ *
+ * exec: nothing is inherited; every descriptor of the library is close-on-exec.
+ *
+ * FOREIGN holders: memory handed to the kernel without vac_pin()
+ *
+ * Direct I/O, AIO, io_uring, vmsplice(), MSG_ZEROCOPY, process_vm_writev() of another process: the
+ * kernel holds the page that was there when it was asked, and reads or writes that one. A transfer that
+ * is begun while its page is leaving answers EFAULT. One begun before:
+ *
+ * - Where the process may see the kernel's count of who holds a page (root, or CAP_BPF, CAP_PERFMON and
+ *   CAP_SYS_ADMIN, when the first pool opens; Linux 5.14 with BTF, and 6.9 for 2 MiB host pages), the
+ *   engine looks after it has stopped writers and before it copies: a page that is held stays where it
+ *   is. Nothing can come late. The offline tries again, ever less often, until its deadline; then it
+ *   answers -EBUSY, and the report names the page as VAC_HELD_FOREIGN and, where /proc/self tells, the
+ *   holder: "io_uring fd 7, registered buffer 0". A 2 MiB host page is held as a whole. Pages that
+ *   are unmapped or dropped under such a holder are kept for it; when it has let go, the next call
+ *   that unmaps, drops, or changes a block finds that out, and they are free.
+ * - Elsewhere the engine cannot know. It keeps every frame that it moves out of, with a sum of each 512
+ *   bytes as they were copied, until the kernel certifies at the end, by sealing the memfd, that nobody
+ *   holds a page of the block. Then what was written late is carried over to where the page is now,
+ *   unless the program, or another transfer, has written those 512 bytes since: such bytes are named,
+ *   as VAC_HELD_LOST in the report and by an error in the log. So there, and only there:
+ *     o a transfer can have answered success and its bytes not be seen yet: until the offline during
+ *       which it was under way has answered 0;
+ *     o a holder that reads (a pipe, a socket) sees the bytes of when the page moved, not what the
+ *       program writes later. Buffers registered with an io_uring of this process are found by
+ *       /proc/self/fdinfo, and not moved; a ring that only another process has open is not found;
+ *     o memory must not be unmapped or dropped before the kernel is done with it: it is used again
+ *       at once;
+ *     o what has moved out of a block whose offline failed is of no use (frames_quarantined) until
+ *       a later offline of that block succeeds;
+ *     o moving costs two to three times as much (docs/PERFORMANCE.md).
+ * - A block that is empty but not certified is VAC_BLOCK_QUARANTINE: vac_block_offline() has answered
+ *   -EBUSY, the bytes have moved, the memory is not given back and nothing is placed in it.
+ *   vac_block_offline() again, or vac_block_online(), asks again and finishes once it is released. So is
+ *   one whose late bytes belong to a page that is pinned now (VAC_HELD_LATE). vac_pool_close() gives the
+ *   memory back in any case: with the spaces gone nobody can miss those bytes.
+ * - VAC_POOL_PINS_ONLY: the program says that it pins whatever it hands to the kernel. Nothing of the
+ *   above is done, but for the seal; an unpinned transfer then loses its bytes silently.
+ *
+ * Blocks on files (VAC_BLOCK_FILE) that cannot be sealed have no such certificate: what is said of
+ * quarantine does not hold for them, and where the kernel's counts cannot be seen, what is written late
+ * to one is lost. vac_block_info.unsealable and vacate ls name them.
  */
 #ifndef VACATE_H
 #define VACATE_H
@@ -112,17 +195,20 @@ const char *vac_version(void);
 /* ---- Pools ---------------------------------------------------------------------------------- */
 
 enum vac_guard {
-	VAC_GUARD_AUTO = 0,    /* the first that the host allows */
+	VAC_GUARD_AUTO = 0,    /* userfaultfd where the host allows it, else SIGSEGV */
 	VAC_GUARD_SIGSEGV,     /* mprotect and a SIGSEGV handler: no privilege needed */
-	VAC_GUARD_USERFAULTFD, /* not built yet: vac_pool_open() answers -EOPNOTSUPP */
+	VAC_GUARD_USERFAULTFD, /* the kernel itself may touch the memory at any time; see CAVEATS */
 };
 
 enum vac_log_level { VAC_LOG_INFO = 0, VAC_LOG_WARN, VAC_LOG_ERROR };
 
 /* vac_pool_opts.flags */
-#define VAC_POOL_STACKS 1u    /* record the call stack of every pin (else only VAC_PIN_STACK) */
-#define VAC_POOL_NO_HUGE 2u   /* back pageblocks by 4 KiB host pages only */
-#define VAC_POOL_BASE_ONLY 4u /* fill memory with 4 KiB folios only, as if every map said NOHUGE */
+#define VAC_POOL_STACKS 1u     /* record the call stack of every pin (else only VAC_PIN_STACK) */
+#define VAC_POOL_NO_HUGE 2u    /* back pageblocks by 4 KiB host pages only */
+#define VAC_POOL_BASE_ONLY 4u  /* fill memory with 4 KiB folios only, as if every map said NOHUGE */
+#define VAC_POOL_FORK_COPY 8u  /* a child of fork() gets a private copy: see FORK AND EXEC */
+#define VAC_POOL_PINS_ONLY 16u /* the program pins all that it hands to the kernel: see FOREIGN */
+#define VAC_POOL_TEST_NO_LOOK 32u /* test switch: as on a host that does not show page counts */
 
 struct vac_pool_opts {
 	size_t size;      /* sizeof(struct vac_pool_opts) */
@@ -134,21 +220,26 @@ struct vac_pool_opts {
 	uint32_t gate_timeout_ms; /* longest that the gate keeps new pins waiting; 0: 1000 */
 	uint32_t fault_bytes; /* base folios filled in a fault: power of two, 4 KiB..2 MiB; 0: 64 KiB */
 	/* Called for each message of the engine, from whichever thread meets it, with engine locks
-	 * held: it must not call the library nor touch pool memory. NULL: messages are dropped. */
+	 * held: it must not call the library nor touch pool memory. A touch that is refused (see
+	 * vac_last_fault()) is told from within the fault, that is, from a signal handler in
+	 * whatever the thread was doing, which may be malloc() or printf(): stay with what is
+	 * async-signal-safe, such as write(2). NULL: messages are dropped. */
 	void (*log)(void *ctx, enum vac_log_level level, const char *msg);
 	void *log_ctx;
 };
 
 /*
- * Open a pool without blocks. opts may be NULL for all defaults. The first pool of a process
- * installs the SIGSEGV handler, which stays. Blocks briefly. Errors: -EINVAL (an option out of its
- * range, a size unknown), -ENOMEM (address space), -EOPNOTSUPP (guard), -EPERM (after fork).
+ * Open a pool without blocks. opts may be NULL for all defaults. The first pool of a process with
+ * the SIGSEGV guard installs the handler, which stays. Blocks briefly. Errors: -EINVAL (an option out of its
+ * range, a size unknown), -ENOMEM (address space), -EOPNOTSUPP or -EACCES (the host does not have the
+ * guard, or does not allow it), -EMFILE, -EPERM (after fork).
  */
 int vac_pool_open(const struct vac_pool_opts *opts, struct vac_pool **pool);
 
 /*
  * Close a pool: destroy its spaces, give back its blocks. No other thread may be in a call on the
- * pool, touch its memory, or do so later. -EBUSY while pins are held: nothing is changed.
+ * pool, touch its memory, or do so later. -EBUSY while pins are held, or a control socket is open:
+ * nothing is changed.
  */
 int vac_pool_close(struct vac_pool *pool);
 
@@ -157,7 +248,8 @@ struct vac_pool_stats {
 	enum vac_guard guard;
 	uint64_t block_bytes;
 	uint64_t blocks, blocks_online;
-	/* 4 KiB frames of online and isolating blocks: total = free + reserved + used + isolated.
+	/* 4 KiB frames of online and isolating blocks: total = free + reserved + used + isolated +
+	 * frames_quarantined.
 	 * reserved: kept beside the used pages of a sparsely filled pageblock, given up on demand;
 	 * isolated: free, in a block that is leaving. */
 	uint64_t frames_total, frames_free, frames_reserved, frames_used, frames_isolated;
@@ -172,11 +264,20 @@ struct vac_pool_stats {
 	uint64_t gate_waits;   /* pins that waited for a gate */
 	uint64_t splits;       /* huge folios split */
 	uint64_t dangling;     /* migration entries met whose folio was not locked: always 0 */
-	uint64_t wakes, wake_batch_max_ns; /* wake-ups of waiters, and the longest single batch */
+	/* Wake-ups of waiters, and the longest single batch: processor time of the waker, which bounds
+	 * how long the kernel's queue was locked; being preempted in between is not in it. */
+	uint64_t wakes, wake_batch_max_ns;
+	/* See FOREIGN. Frames that wait until nobody outside the engine holds them, counted neither as
+	 * free nor as used; looks that found a holder; bytes written late and carried over, or lost. */
+	uint64_t frames_quarantined, foreign_held, late_carried_bytes, late_lost_bytes;
+	uint64_t sees_holders; /* 1: the kernel's counts can be read; 0: late bytes are looked for */
 };
 
 /* Fill *stats (set stats->size first). Counters are read one by one, not at one instant. */
 int vac_pool_stats(struct vac_pool *pool, struct vac_pool_stats *stats);
+
+/* The guard that the pool was opened with: never VAC_GUARD_AUTO, but in a child of fork(). */
+enum vac_guard vac_pool_guard(struct vac_pool *pool);
 
 /*
  * Verify the invariants of the whole pool: counters against lists, every page-table entry against
@@ -198,22 +299,45 @@ enum vac_block_state {
 	VAC_BLOCK_ONLINE,
 	VAC_BLOCK_ISOLATING,  /* vac_block_offline() has begun: nothing new is placed in it */
 	VAC_BLOCK_EVACUATING, /* its folios are moving out */
+	VAC_BLOCK_QUARANTINE, /* empty, but somebody outside the engine holds a page: see FOREIGN */
 };
+
+/* vac_block_opts.flags */
+#define VAC_BLOCK_FILE 1u /* the block's memory is the file `fd` */
 
 struct vac_block_opts {
 	size_t size;
 	int32_t id; /* the number wanted, or -1 for the lowest free one */
+	uint32_t flags;
+	int fd; /* with VAC_BLOCK_FILE; duplicated, so it stays the caller's */
 };
 
 /*
  * Add a block, offline. opts NULL: the lowest free number. Answers the number (>= 0).
- * -EEXIST (number in use), -ENOSPC (max_bytes reached), -EINVAL, -ENOMEM.
+ *
+ * With VAC_BLOCK_FILE the memory is a file of yours, at least as long as a block and open for reading
+ * and writing: a memfd, a file on tmpfs, or one that is mapped by DAX; hugetlbfs is not built yet. What
+ * was in it is lost when the block is onlined, and again when it leaves: then all of it is punched out.
+ * Until the block is removed the file must not be shortened, nor used for anything else; it is locked
+ * by flock(2) against the latter.
+ *
+ * Choose with care: only a memfd made with MFD_ALLOW_SEALING can be sealed. Such a one is, when its
+ * block leaves: it is then empty and of length 0, and the block can be removed but not onlined again
+ * (-EROFS). All others are
+ * *unsealable*, as vac_block_info() says: the kernel cannot certify that nobody else reaches the memory
+ * when it leaves, so a transfer that was not announced by a pin goes into the void unnoticed, and
+ * whoever else may open the file sees what is in it.
+ *
+ * -EEXIST (number in use), -ENOSPC (max_bytes reached), -EINVAL (also: not such a file), -ENOMEM,
+ * -EBUSY (the file is a block already, or locked), -EBADF, -EMFILE, -EOPNOTSUPP (no files here).
  */
 int vac_block_add(struct vac_pool *pool, const struct vac_block_opts *opts);
 
 /*
  * Create a block's memory and let the pool use it. The memory is not touched before it is needed.
- * -ENOENT (no such block), -EALREADY (not offline), -EINVAL (zone), -ENOMEM, -EMFILE.
+ * A block in quarantine is given back first, and comes back as new memory.
+ * -ENOENT (no such block), -EALREADY (not offline), -EINVAL (zone; its file is too short by now),
+ * -ENOMEM, -EMFILE, -EROFS (its file has been sealed), -EBUSY (in quarantine, and still held).
  */
 int vac_block_online(struct vac_pool *pool, int id, enum vac_zone zone);
 
@@ -237,6 +361,11 @@ struct vac_offline_opts {
 	/* Called at most every 100 ms, and at the end, in the calling thread; see CONVENTIONS. */
 	void (*progress)(void *ctx, const struct vac_offline_progress *p);
 	void *progress_ctx;
+	/* How much of the time, in percent, threads that write all over the memory are to go on: after
+	 * each pageblock that a writer has waited for, the offline pauses accordingly. 0: no pauses, it is
+	 * as fast as it can be, and such writers keep about half of their speed; at most 95. Readers
+	 * never need it. Pauses end when half of the timeout has passed. */
+	uint32_t writers_pct;
 };
 
 struct vac_offline_result {
@@ -251,7 +380,9 @@ struct vac_offline_result {
 	char waited_for[VAC_OWNER_MAX]; /* owner of the pin that was waited for longest; "" if none */
 	uint32_t waited_tid;            /* and the thread that had taken it */
 	uint64_t waited_longest_ns;
-	struct vac_report *report; /* on failure, who holds what; free it. NULL on success */
+	/* On failure, who holds what; free it. On success NULL, but where late bytes were lost. */
+	struct vac_report *report;
+	uint64_t paused_ns; /* time left to writers: see writers_pct */
 };
 
 /*
@@ -259,10 +390,10 @@ struct vac_offline_result {
  * Other threads go on; readers are not stopped, writers wait for the page they touch, new pins
  * wait for the folios in hand. Blocks for at most the timeout and the I/O in flight. Either the
  * block is OFFLINE afterwards, or it is ONLINE exactly as before (folios that have moved stay
- * moved). res may be NULL.
+ * moved), or empty and in QUARANTINE (see FOREIGN). res may be NULL.
  *
- * -ENOENT (no such block), -EALREADY (not online), -EBUSY (held: pins, or another offline of the
- * same block), -ENOMEM (not enough memory in other online blocks, or no other online block: see
+ * -ENOENT (no such block), -EALREADY (not online), -EBUSY (held: pins, foreign holders, or another
+ * offline of the same block), -ENOMEM (not enough memory in other online blocks, or no other online block: see
  * missing_bytes), -ETIMEDOUT (deadline, with no pin to blame), -ECANCELED.
  */
 int vac_block_offline(struct vac_pool *pool, int id, const struct vac_offline_opts *opts,
@@ -285,6 +416,9 @@ struct vac_block_info {
 		pageblocks_base; /* all; filled with 2 MiB, 4 KiB pages */
 	uint64_t pins;           /* live pin records that touch the block */
 	int fd;                  /* the memfd, owned by the pool, or -1 while offline */
+	int file;                /* 1: its memory is a file that was given to vac_block_add() */
+	int unsealable; /* 1: and the kernel cannot certify that nobody holds a page of it */
+	uint64_t frames_quarantined; /* see FOREIGN; neither used nor free */
 };
 
 /* -ENOENT. Numbers run from 0 to below vac_block_max(); not all exist. */
@@ -316,6 +450,14 @@ int vac_space_create(struct vac_pool *pool, const struct vac_space_opts *opts,
  * touch its memory. -EBUSY while a pin taken through it is held: nothing is changed.
  */
 int vac_space_destroy(struct vac_space *space);
+
+/*
+ * The space whose addresses hold addr, NULL if none's do; and the pool of a space. Nothing is held:
+ * who asks knows that the space is not being destroyed. Neither blocks nor takes a lock; NULL in a
+ * child of fork().
+ */
+struct vac_space *vac_space_of(const void *addr);
+struct vac_pool *vac_space_pool(struct vac_space *space);
 
 /* First address and length; constant for the life of the space. */
 void *vac_space_base(struct vac_space *space);
@@ -361,12 +503,49 @@ struct vac_page_info {
 /* What backs one address, at this moment. -EFAULT: not mapped. */
 int vac_page_info(struct vac_space *space, const void *addr, struct vac_page_info *info);
 
+/*
+ * A touch that found no memory. The thread gets SIGBUS at the address (si_code BUS_ADRERR; under
+ * userfaultfd that or BUS_MCEERR_AR, or EFAULT in the middle of a system call; and so does every touch
+ * of the page for 20 milliseconds), and an operator has to learn which limit it was: before the signal is sent, the pool's log gets
+ * `text` as VAC_LOG_ERROR, and the pool keeps the record for vac_last_fault().
+ *
+ * The engine's SIGBUS has si_errno ENOMEM (under userfaultfd it is 0, and the record tells). One with
+ * si_errno 0 and no record is the kernel's: the memory beneath a
+ * page that was there has gone, because somebody truncated or poisoned a block's memfd, or the host
+ * ran out of memory in spite of all; the pool's contents cannot be trusted any more.
+ */
+enum vac_refusal {
+	VAC_REFUSED_POOL = 0, /* no free frame in online blocks; limit, used: their bytes */
+	VAC_REFUSED_CGROUP,   /* a memory cgroup is full: where, limit, used, need in bytes */
+	VAC_REFUSED_HOST,     /* the host is: limit (all memory), used (not available), need */
+	VAC_REFUSED_MAPPINGS, /* the engine's share of vm.max_map_count; limit, used: mappings */
+	VAC_REFUSED_KERNEL,   /* the kernel refused although there seemed to be enough */
+};
+
+struct vac_fault_info {
+	size_t size;
+	uint64_t count; /* faults refused since the pool was opened, this one included */
+	uintptr_t addr;
+	int write; /* 0: a read */
+	int err;   /* -ENOMEM */
+	enum vac_refusal why;
+	uint32_t tid; /* of the thread that got the signal */
+	uint64_t limit, used, need;
+	char space[VAC_NAME_MAX];
+	char where[128]; /* directory of the cgroup; "" for the other reasons */
+	char text[384];  /* all of this as a sentence */
+};
+
+/* The last touch that was refused. May be called from a SIGBUS handler. -ENOENT: none was. */
+int vac_last_fault(struct vac_pool *pool, struct vac_fault_info *info);
+
 /* ---- Pins ----------------------------------------------------------------------------------- */
 
 #define VAC_PIN_READ 0u     /* the holder only reads the memory */
 #define VAC_PIN_WRITE 1u    /* the holder writes it; the mapping must allow that */
 #define VAC_PIN_LONGTERM 2u /* held for longer than an I/O: offline does not wait, it reports */
 #define VAC_PIN_STACK 4u    /* record this call's stack */
+#define VAC_PIN_NOWAIT 8u   /* -EAGAIN where the call would wait for a gate (not for a copy) */
 
 /*
  * Pin every folio of [addr, addr+len): fill it in, and keep it where it is until vac_unpin(). No
@@ -377,10 +556,12 @@ int vac_page_info(struct vac_space *space, const void *addr, struct vac_page_inf
  * or for a gate, holding nothing of its own meanwhile (at most gate_timeout_ms a time).
  *
  * Do not take a pin while holding another one whose release depends on this one: a gate then ends
- * only by its timeout.
+ * only by its timeout. (With VAC_PIN_NOWAIT you may: on -EAGAIN drop what you hold, and begin
+ * anew.)
  *
  * -EINVAL (length 0 or overflowing, flags), -EFAULT (outside the space, or a part is not mapped
- * or does not allow the access), -ENOMEM, -EOVERFLOW (2^19 pins on one folio).
+ * or does not allow the access), -ENOMEM, -EOVERFLOW (2^19 pins on one folio), -EAGAIN (only with
+ * VAC_PIN_NOWAIT).
  */
 int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flags,
 	    const char *owner, uint64_t *pin);
@@ -391,6 +572,88 @@ int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flag
  */
 int vac_unpin(struct vac_pool *pool, uint64_t pin);
 
+/* ---- System calls on pool memory ------------------------------------------------------------ */
+
+/*
+ * The rule: under the userfaultfd guard the kernel may touch pool memory at any time, as a thread
+ * may. Under SIGSEGV a system call that reads a page which is not filled in, or writes one which is
+ * not filled in, leaving or not yet writable, gets EFAULT there. vacate(7) lists some eighty cases
+ * one by one, as tested. Two cures: vac_prefault() makes it unlikely, a pin impossible; and for the
+ * common calls there are the functions below, which need neither.
+ */
+
+/*
+ * Fill [addr, addr+len) in and have the host show all of it with the rights prot (VAC_PROT_READ,
+ * with or without VAC_PROT_WRITE). Pages that are leaving are waited for. No alignment needed.
+ *
+ * What it guarantees: when it answers 0, one look over the whole range has found each page present,
+ * with these rights, and not leaving. Nothing is held: a system call on the range right afterwards
+ * succeeds unless, between that look and the call's own access, a page of the range begins to leave
+ * (or is unmapped, protected, dropped). Where that must not happen, pin; where it merely must not
+ * fail, call again on EFAULT, if the call has not consumed anything by then.
+ *
+ * -EINVAL (length 0 or overflowing, prot), -EFAULT (outside the space, or a part is not mapped or
+ * does not allow the access), -ENOMEM, -EAGAIN (page after page of the range was leaving whenever it
+ * was looked at: pin it).
+ */
+int vac_prefault(struct vac_space *space, const void *addr, size_t len, int prot);
+
+/*
+ * read(2), write(2), recv(2), send(2) and their kin, with the memory that they are given anywhere:
+ * in pools, of any guard, several in one call, or outside. They answer what the call would, but
+ * errors as a negative value; errno is not for use. On Linux only. int64_t stands for ssize_t and
+ * off_t, uint32_t for socklen_t.
+ *
+ * The data is moved under a pin whose owner is the function's name ("vac_recv"), never for longer
+ * than the data that is there takes: where the descriptor has to be waited for, the thread waits
+ * without a pin. So an idle connection keeps no block. Only files and block devices are pinned for
+ * the whole call, 16 MiB of a read at a time: what they take is bounded, by the storage. Where there
+ * is no memory of a pool, and under the userfaultfd guard (but for files, which may be O_DIRECT),
+ * it is the plain call.
+ *
+ * As in the plain call: blocking or not, by the descriptor or MSG_DONTWAIT; SO_RCVTIMEO and
+ * SO_SNDTIMEO; EINTR, and the restart of the call after a handler with SA_RESTART; partial results;
+ * MSG_WAITALL; MSG_PEEK; control messages; SIGPIPE; file offsets; atomic writes to pipes and of
+ * O_APPEND. A datagram is never lost to a page that is absent.
+ *
+ * Not as in the plain call:
+ *  - pool memory that is unmapped or forbids the access is -EFAULT at once, even if the data would
+ *    not have reached it; and the whole buffer may be filled in, even if less is read;
+ *  - at most 1 MiB comes from one call where the descriptor streams (sockets without MSG_WAITALL,
+ *    pipes), and from terminals, inotify and other special files 256 KiB, which go through a
+ *    buffer, as does what has to be waited for in a write;
+ *  - SO_RCVLOWAT does not hold back less data; MSG_PEEK with MSG_WAITALL, or SO_PEEK_OFF, does not
+ *    wait for more than it finds; a time-out starts anew when another thread has taken the data;
+ *  - an error that ends a transfer of which a part was done is not always reported again by the next
+ *    call, except as the state it left (end of file, EPIPE);
+ *  - -EOPNOTSUPP for MSG_ZEROCOPY with pool memory: the kernel keeps such memory after the call, so
+ *    it needs a pin of your own;
+ *  - no cancellation point; a signal handler must not leave the call by a jump; -ENOMEM, -EOVERFLOW
+ *    as of vac_pin().
+ * The structures and names themselves (iovec, msghdr, address, control) may lie in pool memory too.
+ */
+struct iovec;
+struct msghdr;
+struct sockaddr;
+
+int64_t vac_read(int fd, void *buf, size_t len);
+int64_t vac_pread(int fd, void *buf, size_t len, int64_t off);
+int64_t vac_readv(int fd, const struct iovec *iov, int n);
+int64_t vac_preadv(int fd, const struct iovec *iov, int n, int64_t off);
+int64_t vac_write(int fd, const void *buf, size_t len);
+int64_t vac_pwrite(int fd, const void *buf, size_t len, int64_t off);
+int64_t vac_writev(int fd, const struct iovec *iov, int n);
+int64_t vac_pwritev(int fd, const struct iovec *iov, int n, int64_t off);
+
+int64_t vac_recv(int fd, void *buf, size_t len, int flags);
+int64_t vac_recvfrom(int fd, void *buf, size_t len, int flags, struct sockaddr *from,
+		     uint32_t *from_len);
+int64_t vac_recvmsg(int fd, struct msghdr *msg, int flags);
+int64_t vac_send(int fd, const void *buf, size_t len, int flags);
+int64_t vac_sendto(int fd, const void *buf, size_t len, int flags, const struct sockaddr *to,
+		   uint32_t to_len);
+int64_t vac_sendmsg(int fd, const struct msghdr *msg, int flags);
+
 /* ---- Reports -------------------------------------------------------------------------------- */
 
 enum vac_blocker_class {
@@ -398,9 +661,11 @@ enum vac_blocker_class {
 	VAC_HELD_LONG_PIN,
 	VAC_HELD_REFERENCE,  /* somebody holds the folio itself, for a moment or by mistake */
 	VAC_HELD_NO_TARGET,  /* no memory to move it to */
-	VAC_HELD_FOREIGN,    /* the kernel says that somebody outside the engine holds a page */
+	VAC_HELD_FOREIGN,    /* somebody outside the engine holds a page: see FOREIGN */
 	VAC_HELD_HOST_LIMIT, /* the host's limit on mappings */
 	VAC_HELD_BUSY,       /* being filled, split or moved by another thread */
+	VAC_HELD_LATE,       /* bytes came late for this page, which is pinned: see FOREIGN */
+	VAC_HELD_LOST, /* bytes came late, and the program has written the same ones: FOREIGN */
 };
 const char *vac_blocker_class_name(enum vac_blocker_class cls); /* "short pin", ... */
 
@@ -445,6 +710,52 @@ int vac_report_owner(const struct vac_report *report, unsigned i, unsigned k,
 /* As text for people, with symbols of the stacks where the program has them. -EIO. */
 int vac_report_print(const struct vac_report *report, FILE *out);
 void vac_report_free(struct vac_report *report); /* NULL is fine */
+
+/* ---- Control -------------------------------------------------------------------------------- */
+
+/*
+ * A door for operators, opened only where the program asks for it: a local socket through which the
+ * command (vacate ls, why, offline, online, add, remove) works on the pool of the running program.
+ * Who may open the door may take the pool's memory away and learn owners' names and code addresses;
+ * it shows no byte of memory. It is for the same user and root: the socket has mode 0600, in a
+ * directory of mode 0700 that is opened without following a symbolic link, and who connects is
+ * asked of the kernel. docs/CONTROL.md describes the protocol, its limits, and what is trusted.
+ *
+ * A thread of the library serves it, and one more for each operation under way (at most 16), with
+ * all signals blocked. A client that goes away in the middle of an offline cancels it, unless it was
+ * detached; what else it had asked for is done. A child of fork() has no control.
+ */
+struct vac_control;
+
+struct vac_control_opts {
+	size_t size;
+	/* The socket, whose directory is made if it is missing (its last part). NULL: PID-POOL.sock
+	 * in $XDG_RUNTIME_DIR/vacate, else /run/user/UID/vacate, else /tmp/vacate-UID: there the
+	 * command finds it by itself. */
+	const char *path;
+	uint32_t flags; /* 0 */
+};
+
+/*
+ * Open a control socket for a pool. opts may be NULL. A socket that is there already is replaced if
+ * nobody listens on it any more. Errors: -EINVAL, -ELOOP (a part of the path is a symbolic link),
+ * -EACCES (the directory is not of this user, or open to others), -EADDRINUSE (another program, or
+ * pool, listens there), -EEXIST (something else has that name), -ENAMETOOLONG, -EAGAIN (the directory
+ * was locked for a second), -ENOMEM, -EMFILE, or what the host says about the path; -EPERM (after
+ * fork).
+ */
+int vac_control_open(struct vac_pool *pool, const struct vac_control_opts *opts,
+		     struct vac_control **control);
+
+/* The socket's path. Lives as long as the control. */
+const char *vac_control_path(const struct vac_control *control);
+
+/*
+ * Close it: clients are hung up on, offlines that they had asked for are cancelled, also detached
+ * ones. Blocks until the operations under way have ended. Before vac_pool_close(), which answers
+ * -EBUSY while a control is open. NULL is fine.
+ */
+int vac_control_close(struct vac_control *control);
 
 #ifdef __cplusplus
 }

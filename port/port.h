@@ -31,6 +31,9 @@
 uint64_t vac__port_now(void);
 uint64_t vac__port_now_coarse(void);
 
+/* Processor time that the calling thread has used, in nanoseconds; costs a system call. */
+uint64_t vac__port_now_thread(void);
+
 uint32_t vac__port_tid(void); /* cached in the thread; no system call after the first */
 
 /*
@@ -49,6 +52,13 @@ void vac__port_relax(void); /* in a short busy loop */
  * is visible to whoever sees a later store of the caller. */
 void vac__port_copy(void *dst, const void *src, size_t bytes);
 
+/* A sum of each eighth of a page, such that different bytes have different sums, as far as can be had in
+ * 64 bits. The page may be written meanwhile: then the sums are of something or other. */
+void vac__port_sums(const void *page, uint64_t sum[8]);
+
+/* vac__port_copy() of one page, with the sums of the bytes that have arrived. */
+void vac__port_copy_sums(void *dst, const void *src, uint64_t sum[8]);
+
 /* Block all signals and disable cancellation, as every path that takes a lock does first. Nests. */
 struct vac__port_saved {
 	uint64_t mask[16]; /* room for a sigset_t */
@@ -58,6 +68,31 @@ void vac__port_enter(struct vac__port_saved *saved);
 void vac__port_leave(const struct vac__port_saved *saved);
 
 bool vac__port_forked(void); /* true in a child of fork(): the pool is not here */
+
+/*
+ * What the engine does around a fork(); set once. prepare runs in the forking thread before it, last
+ * of all handlers that know of ours, with all signals blocked; if it answers true, signals other
+ * than those of the thread's own faults stay blocked, and after the fork parent runs in the parent
+ * (also if there is no child) and child in the child, before other handlers.
+ */
+struct vac__fork_ops {
+	bool (*prepare)(void);
+	void (*parent)(void);
+	void (*child)(void);
+};
+void vac__port_on_fork(const struct vac__fork_ops *ops);
+
+/*
+ * Private memory that a child inherits: zero, 2 MiB aligned, of which `touch` bytes will be touched.
+ * NULL where there is no room for these. size: before the touch, by how large host pages.
+ * In a child: place moves a part of it to addr, where nothing is, with rights prot; deny makes any
+ * touch there a SIGBUS. place: 0, or an error.
+ */
+void *vac__port_bequest(size_t bytes, size_t touch);
+void vac__port_bequest_free(void *p, size_t bytes);
+void vac__port_bequest_size(void *p, size_t bytes, bool huge);
+int vac__port_bequest_place(void *addr, size_t bytes, void *from, unsigned prot);
+void vac__port_bequest_deny(void *addr, size_t bytes);
 
 /* A broken invariant. Says so where the platform says such things, and stops the program. */
 _Noreturn void vac__port_panic(const char *file, int line, const char *what);
@@ -70,6 +105,11 @@ _Noreturn void vac__port_panic(const char *file, int line, const char *what);
 void *vac__port_meta_reserve(size_t bytes);
 void vac__port_meta_discard(void *p, size_t bytes);
 void vac__port_meta_release(void *p, size_t bytes);
+/* The same for a table of which large parts may never be used. A core dump leaves it out but for the
+ * parts that table_dense has named (rounded as the port likes). */
+void *vac__port_table_reserve(size_t bytes);
+void vac__port_table_release(void *p, size_t bytes);
+void vac__port_table_dense(void *p, size_t bytes, size_t off, size_t part);
 
 /* Return addresses of the caller's callers, innermost first; answers how many. Signal-safe. */
 unsigned vac__port_stack(uintptr_t *pc, unsigned max);
@@ -88,6 +128,23 @@ void vac__port_symbol(uintptr_t pc, char *buf, size_t bytes);
 bool vac__port_vma_charge(long n, bool force);
 void vac__port_vma_usage(uint64_t *used, uint64_t *limit);
 
+/*
+ * What the calling thread's last -ENOMEM was for want of. The port notes it; the engine clears the
+ * kind before, and reads it after.
+ */
+struct vac__lack {
+	enum {
+		VAC__LACK_NONE,
+		VAC__LACK_CGROUP,   /* bytes; where: its directory */
+		VAC__LACK_HOST,     /* bytes */
+		VAC__LACK_MAPPINGS, /* host mappings */
+		VAC__LACK_KERNEL,   /* there seemed to be enough of everything */
+	} kind;
+	uint64_t limit, used, need;
+	char where[128];
+};
+struct vac__lack *vac__port_lack(void);
+
 /* The thread's stack of held lock ranks; only debug builds use it. */
 #define VAC__HELD_MAX 16
 struct vac__held {
@@ -105,35 +162,75 @@ struct vac__held *vac__port_held(void);
 #define VAC__READ 1u
 #define VAC__WRITE 2u
 
-/* What the engine does with a touch the host refused. access: VAC__READ or VAC__WRITE. 0: try the
- * access again. -EFAULT: not allowed (a true SIGSEGV). -ENOMEM: no memory (SIGBUS). */
+#define VAC__WAITS 0u
+
+/* What the engine does with a touch the host refused. access: VAC__READ or VAC__WRITE; VAC__WAITS: the
+ * host makes a writer wait for a leaving page by itself, which is only said (and may be said by a thread
+ * that must not take a lock). 0: try the access again. -EFAULT: not allowed (a true SIGSEGV). -ENOMEM: no memory (SIGBUS). */
 typedef int vac__fault_fn(void *arg, uintptr_t addr, unsigned access);
 
 struct vac__backing { /* the memory of one block; filled by block_open */
 	int fd;       /* for the user's eyes, -1 if there is none */
 	size_t bytes;
-	void *direct;   /* where it is mapped for the engine, NULL if not */
-	size_t granule; /* smallest run that can be mapped by itself: 4 KiB or 2 MiB */
+	void *direct;    /* where it is mapped for the engine, NULL if not */
+	bool file;       /* made by block_open_file */
+	bool unsealable; /* block_seal cannot certify anything: it answers 0 all the same */
+	size_t granule;  /* smallest run that can be mapped by itself: 4 KiB or 2 MiB */
 	uintptr_t priv;
 };
 
+/* A file that is to be a block's memory. */
+struct vac__file {
+	int fd; /* the port's own */
+	bool locked;
+	bool unsealable;
+	uint64_t id[2]; /* equal for equal files */
+};
+
 struct vac__mem_ops {
-	/* One a pool. guard: enum vac_guard, answers the one chosen in *guard. */
+	/* One a pool. guard: enum vac_guard, answers the one chosen in *guard. -EOPNOTSUPP or -EACCES: the
+	 * host does not have it, or does not allow it to us. */
 	int (*open)(void **ctx, const char *name, int *guard, unsigned pool_flags);
 	void (*close)(void *ctx);
+	/* Threads of the port's own may still be at work for a touch whose thread has gone on, or has
+	 * ended: wait for them. */
+	void (*quiet)(void *ctx);
 
 	/* Create the memory of block id, not yet touched; map it at direct (a reservation of
 	 * direct_reserve). -ENOMEM, -EMFILE. */
 	int (*block_open)(void *ctx, int id, size_t bytes, void *direct, struct vac__backing *b);
+	/* The same on a file, whose contents are lost. May be NULL, as the next three. -EINVAL (too short
+	 * by now), -EROFS (sealed). */
+	int (*block_open_file)(void *ctx, const struct vac__file *f, size_t bytes, void *direct,
+			       struct vac__backing *b);
+	/* Take a file that can be a block of so many bytes: duplicate it. -EINVAL (it cannot), -EBADF,
+	 * -EMFILE. lock it against others, once it is known not to be a block of ours: -EBUSY. */
+	int (*file_take)(void *ctx, int fd, size_t bytes, struct vac__file *f);
+	int (*file_lock)(void *ctx, struct vac__file *f);
+	void (*file_drop)(void *ctx, struct vac__file *f);
 	/* Make the pageblock at offset off resident and zero: by one 2 MiB host page where the host
 	 * gives one. 1: huge, 0: base pages, -ENOMEM. Only for pageblocks never populated before. */
 	int (*block_populate)(void *ctx, struct vac__backing *b, size_t off);
 	/* Every view but the direct map is gone. Unmap that too, and have the platform certify that
 	 * nobody can reach the memory any more. 0, or -EBUSY: a foreign holder; the direct map is
-	 * then back as it was. *resident: bytes that the backing held. */
-	int (*block_seal)(void *ctx, struct vac__backing *b, uint64_t *resident);
+	 * then back as it was. keep: leave the memory to be read at direct until block_close, NULL if
+	 * that is not to be had. *resident: bytes that the backing held. */
+	int (*block_seal)(void *ctx, struct vac__backing *b, bool keep, uint64_t *resident);
 	/* Unmap the direct map if need be and free the memory. */
 	void (*block_close)(void *ctx, struct vac__backing *b);
+
+	/* Does anybody but the engine's own mappings hold a page of [off, off+bytes)? 0: nobody did at
+	 * some moment of the call. 1: somebody does, or may; *at is the offset of a first such page.
+	 * Negative: the host does not let us know. An exact answer counts holders of every kind, those
+	 * that no mapping leads to included. Whoever asks has stopped new ones before, as far as they
+	 * matter. shown: where a space shows the range, for what the host knows by address; or NULL. */
+	int (*held)(void *ctx, struct vac__backing *b, size_t off, size_t bytes, const void *shown,
+		    size_t *at);
+	/* Does held() tell, as a rule? */
+	bool (*sees)(void *ctx);
+	/* Who that may be, for a report: a few words, and a thread if it is known to be one. */
+	void (*holder)(void *ctx, const void *shown, size_t bytes, char *text, size_t max,
+		       uint32_t *tid);
 
 	/* Addresses for direct maps: aligned to align, PROT_NONE. */
 	int (*direct_reserve)(void *ctx, size_t bytes, size_t align, void **addr);
@@ -156,11 +253,17 @@ struct vac__mem_ops {
 	 * answers, no CPU holds a writable translation any more. prot: rights the pages have now;
 	 * 0: make the splits only and leave the rights as they are. */
 	int (*leave)(void *ctx, void *addr, size_t bytes, unsigned prot);
-	/* The run does not leave after all: its former rights again (0: those it has), and joined
-	 * with its neighbours where it can be. Cannot fail. */
-	void (*stay)(void *ctx, void *addr, size_t bytes, unsigned prot);
-	/* Back to the bare reservation. */
+	/* The run, or a part of it that shows the backing's memory from off on, does not leave after
+	 * all: its former rights again, and joined with its neighbours where it can be. prot 0, b NULL:
+	 * it was only split, and its rights are what they were. Cannot fail. */
+	void (*stay)(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size_t off,
+		     unsigned prot);
+	/* Back to the bare reservation: a touch is not allowed. */
 	int (*unmap)(void *ctx, void *addr, size_t bytes);
+	/* Nothing is shown, but a touch is allowed and reaches the engine (for a platform that tells
+	 * these two apart by the host's rights; else the same as unmap). fresh: the range is bare; if
+	 * not, no touch may be lost meanwhile. At most one host mapping more than bare. */
+	int (*hole)(void *ctx, void *addr, size_t bytes, bool fresh);
 };
 
 extern const struct vac__mem_ops vac__port_mem_ops;

@@ -45,6 +45,8 @@ enum op {
 	OP_WILLNEED,
 	OP_ADVISE,
 	OP_INFO,
+	OP_FOREIGN_WRITE,
+	OP_FOREIGN_READ,
 	OP_COUNT,
 };
 
@@ -53,6 +55,10 @@ struct page {
 	uint8_t prot;
 	uint32_t gen; /* goes up when what is there is dropped */
 	uint64_t word[WORDS];
+	/* Bit set: written by a device without a pin where the host does not tell who holds a page. Until
+	 * the block that it went to has been certified, the word may be what it was. */
+	uint32_t late;
+	uint64_t was[WORDS];
 };
 
 struct writer {
@@ -78,8 +84,9 @@ static struct {
 } w;
 
 static const char *const names[WORK_COUNT] = {
-	[WORK_MIX] = "mix", [WORK_MIGRATE] = "migrate", [WORK_PIN] = "pin",
-	[WORK_MAP] = "map", [WORK_REFAULT] = "refault", [WORK_DIO] = "dio",
+	[WORK_MIX] = "mix",         [WORK_MIGRATE] = "migrate", [WORK_PIN] = "pin",
+	[WORK_MAP] = "map",         [WORK_REFAULT] = "refault", [WORK_DIO] = "dio",
+	[WORK_FOREIGN] = "foreign",
 };
 
 const char *work_name(enum sim_workload k)
@@ -137,6 +144,8 @@ static void load(struct writer *t, uint32_t p, uint32_t i)
 		return;
 	}
 	must(r == 0, SIM_CONTENT, "a load of mapped memory", r);
+	if ((m->late >> i & 1) && v == m->was[i])
+		return;
 	if (v != m->word[i])
 		sim_fail(SIM_CONTENT, "writer %d page %u word %u: %#llx, written %#llx", t->id, p,
 			 i, (unsigned long long)v, (unsigned long long)m->word[i]);
@@ -159,6 +168,7 @@ static void store(struct writer *t, uint32_t p, uint32_t i)
 	}
 	must(r == 0, SIM_CONTENT, "a store to mapped memory", r);
 	m->word[i] = v;
+	m->late &= ~(1u << i); /* the program's last word: nothing late may replace it */
 }
 
 static void load_other(struct writer *t)
@@ -262,8 +272,10 @@ static void pin_and_dma(struct writer *t, unsigned flags)
 		if (sim_one_in(4))
 			sim_sleep(sim_below(20000));
 		sim_dma_write(&d[k], word * 8, v);
-		if (t->page[first + k].gen == gen[k])
+		if (t->page[first + k].gen == gen[k]) {
 			t->page[first + k].word[word] = v;
+			t->page[first + k].late &= ~(1u << word);
+		}
 		if (sim_dma_read(&d[k], word * 8) != v)
 			sim_fail(SIM_CONTENT, "a device reads back something else");
 	}
@@ -359,6 +371,7 @@ static void dropped(struct writer *t, uint32_t first, uint32_t n)
 {
 	for (uint32_t p = first; p < first + n; p++) {
 		t->page[p].gen++;
+		t->page[p].late = 0;
 		memset(t->page[p].word, 0, sizeof(t->page[p].word));
 	}
 }
@@ -445,6 +458,107 @@ static void change_mapping(struct writer *t, enum op op)
 	}
 }
 
+/* ---- Transfers without a pin ------------------------------------------------------------------ */
+
+static void drop_page(struct writer *t, uint32_t p)
+{
+	int r = vac_advise(w.space, ptr(addr_of(t, p, 0)), PAGE, VAC_ADV_DONTNEED);
+
+	if (refused(r))
+		return;
+	must(r == 0, SIM_CONTENT, "a drop of contents", r);
+	dropped(t, p, 1);
+}
+
+/*
+ * A device fills a page that nobody has pinned: an error, or its bytes; at once where the host tells who
+ * holds what, and before the block is certified elsewhere. The program leaves the words alone that are
+ * on their way, and writes others.
+ */
+static void foreign_write(struct writer *t)
+{
+	uint32_t p = (uint32_t)sim_below(REGION_PAGES), gen, done = 0;
+	struct page *m = &t->page[p];
+	uint64_t old[WORDS], sent[WORDS];
+	struct sim_dma d;
+
+	if (!pinnable(t, p, 1, true))
+		return;
+	/* Of two transfers that come late for one word the older may win, and the newer is named. */
+	for (uint32_t i = 0; i < WORDS; i++)
+		if (i == 0 || (m->late >> i & 1))
+			store(t, p, i);
+	if (sim_gup(addr_of(t, p, 0), true, &d) < 0)
+		return; /* it is leaving, or was not there: the program is told */
+	gen = m->gen;
+	memcpy(old, m->word, sizeof(old));
+	for (uint64_t n = 1 + sim_below(6); n; n--) {
+		uint32_t word = 1 + (uint32_t)sim_below(WORDS - 1);
+
+		if (sim_one_in(3))
+			sim_sleep(sim_below(50000));
+		if (sim_one_in(4))
+			store(t, p, 0);
+		if (done >> word & 1)
+			continue;
+		sent[word] = (uint64_t)(t->id + 1) << 48 | ++t->seq;
+		sim_dma_write(&d, word * 8, sent[word]);
+		done |= 1u << word;
+		if (!w.faults.blind && !w.calm && sim_one_in(20))
+			drop_page(t, p);
+	}
+	sim_gup_put(&d);
+	for (uint32_t i = 1; i < WORDS && m->gen == gen; i++) {
+		if (!(done >> i & 1))
+			continue;
+		if (w.faults.blind) {
+			m->was[i] = old[i];
+			m->late |= 1u << i;
+		}
+		m->word[i] = sent[i];
+	}
+	if (m->gen == gen)
+		load(t, p, (uint32_t)sim_below(WORDS));
+}
+
+/* A device sends a page that nobody has pinned, and that the program does not write meanwhile; it may
+ * drop it, as after a vmsplice(). */
+static void foreign_read(struct writer *t)
+{
+	uint32_t p = (uint32_t)sim_below(REGION_PAGES);
+	struct page *m = &t->page[p];
+	bool fresh = sim_one_in(3);
+	uint64_t want[WORDS];
+	struct sim_dma d;
+
+	if (!pinnable(t, p, 1, true))
+		return;
+	/* What it has written long ago too: also while the page leaves, it can be read. */
+	for (uint32_t i = 0; i < WORDS; i++)
+		if (fresh || (m->late >> i & 1))
+			store(t, p, i);
+	memcpy(want, m->word, sizeof(want));
+	if (sim_gup(addr_of(t, p, 0), false, &d) < 0)
+		return;
+	/* What is dropped under a holder is kept for him: memory may be short for that long. */
+	if (!w.faults.blind && !w.calm && sim_one_in(3))
+		drop_page(t, p);
+	if (sim_one_in(4)) /* longer than an offline may take */
+		sim_sleep(sim_below(6000000));
+	for (uint64_t n = 1 + sim_below(4); n; n--) {
+		uint32_t word = (uint32_t)sim_below(WORDS);
+		uint64_t v;
+
+		if (sim_one_in(2))
+			sim_sleep(sim_below(50000));
+		v = sim_dma_read(&d, word * 8);
+		if (v != want[word] && !(m->late >> word & 1))
+			sim_fail(SIM_CONTENT, "a device sends %#llx of page %u, written %#llx",
+				 (unsigned long long)v, p, (unsigned long long)want[word]);
+	}
+	sim_gup_put(&d);
+}
+
 /* ---- Threads ---------------------------------------------------------------------------------- */
 
 static void one_op(struct writer *t)
@@ -462,6 +576,10 @@ static void one_op(struct writer *t)
 
 	while (pick >= weight[op])
 		pick -= weight[op++];
+	if (w.cfg.workload == WORK_FOREIGN && sim_one_in(2))
+		op = sim_one_in(10)  ? OP_LONGPIN
+		     : sim_one_in(2) ? OP_FOREIGN_READ
+				     : OP_FOREIGN_WRITE;
 	if (w.ops_off >> op & 1 || (w.calm && op >= OP_MAP && op <= OP_ADVISE))
 		op = sim_one_in(2) ? OP_STORE : OP_LOAD;
 	/* A pin that waits for a pin ends by the gate's timeout only. */
@@ -483,6 +601,8 @@ static void one_op(struct writer *t)
 	case OP_LONGPIN: pin_and_dma(t, VAC_PIN_LONGTERM | VAC_PIN_STACK); break;
 	case OP_NESTED_PIN: nested_pins(t); break;
 	case OP_SCRATCH: scratch(t); break;
+	case OP_FOREIGN_WRITE: foreign_write(t); break;
+	case OP_FOREIGN_READ: foreign_read(t); break;
 	case OP_INFO: vac_page_info(w.space, ptr(addr_of(t, p, 0)), &info); break;
 	default: change_mapping(t, (enum op)op);
 	}
@@ -577,7 +697,9 @@ static int cycle(int id, int64_t timeout_ms, uint32_t flags)
 	}
 	do {
 		again = vac_block_online(w.pool, id, (enum vac_zone)sim_below(2));
-		must(again == 0 || again == -ENOMEM || again == -EALREADY || again == -ENOENT,
+		/* The other administrator may have left it in quarantine. */
+		must(again == 0 || again == -ENOMEM || again == -EALREADY || again == -ENOENT ||
+			     again == -EBUSY,
 		     SIM_CONTENT, "an online", again);
 	} while (again == -ENOMEM && !sim_one_in(50));
 	return 0;
@@ -591,6 +713,13 @@ static void admin(void *arg)
 	(void)arg;
 	while (rounds--) {
 		uint32_t flags = sim_one_in(6) ? VAC_OFFLINE_BEST_EFFORT : 0;
+
+		/* Where the host does not tell, what moves out of a block that stays is lost to the pool
+		 * until that block leaves: do not give up halfway as a rule. */
+		if (w.faults.blind && !sim_one_in(4)) {
+			cycle((int)sim_below((uint64_t)w.nr_blocks), 2000, 0);
+			continue;
+		}
 
 		if (sim_one_in(8))
 			flags |= VAC_OFFLINE_DRY_RUN;
@@ -609,7 +738,7 @@ static void observer(void *arg)
 		struct vac_report *rep = NULL;
 		int id = (int)sim_below((uint64_t)w.nr_blocks);
 
-		if (sim_one_in(3))
+		if (sim_one_in(w.faults.blind ? 20 : 3))
 			vac_block_cancel(w.pool, id);
 		if (vac_report_block(w.pool, id, &rep) == 0)
 			vac_report_free(rep);
@@ -626,6 +755,7 @@ static void open_pool(void)
 	struct vac_pool_opts po = VAC_INIT(struct vac_pool_opts);
 	struct vac_space_opts so = VAC_INIT(struct vac_space_opts);
 	uint32_t pbs = 1u << sim_below(3); /* pageblocks a block */
+	struct sim_faults calm = {0};
 	uint64_t need, have = 0;
 	void *at;
 	int r;
@@ -636,6 +766,8 @@ static void open_pool(void)
 	po.fault_bytes = (uint32_t)(PAGE << sim_below(VAC__PB_ORDER + 1));
 	po.flags = sim_one_in(4) ? VAC_POOL_BASE_ONLY : 0;
 	po.flags |= sim_one_in(4) ? VAC_POOL_STACKS : 0;
+	calm.waits = w.faults.waits = sim_one_in(2);
+	sim_faults(&calm);
 	r = vac_pool_open(&po, &w.pool);
 	must(r == 0, SIM_CONTENT, "a pool's opening", r);
 
@@ -646,6 +778,8 @@ static void open_pool(void)
 	w.base = (uintptr_t)vac_space_base(w.space);
 	/* All that is mapped, in pageblocks, and between one and three blocks more. */
 	need = so.bytes / VAC_PAGEBLOCK_BYTES + 2;
+	if (w.faults.blind) /* and what blocks that could not leave have left behind */
+		need += pbs * 3;
 	for (w.nr_blocks = 0; w.nr_blocks < (int)VAC__MAX_BLOCKS; w.nr_blocks++) {
 		if (have >= need + pbs * (1 + sim_below(2)))
 			break;
@@ -710,6 +844,17 @@ static void draw_world(void)
 		w.nr_queues = 0;
 		w.nr_writers = 1;
 		break;
+	case WORK_FOREIGN:
+		for (int i = OP_ADD; i < OP_COUNT; i++)
+			w.ops_off |= (uint32_t)sim_one_in(3) << i;
+		/* What moves out of a block that stays must be kept too: blocks that stay are wanted. */
+		w.ops_off &= ~(1u << OP_FOREIGN_READ | 1u << OP_FOREIGN_WRITE | 1u << OP_LONGPIN);
+		w.nr_writers = w.nr_writers < 3 ? 3 : w.nr_writers;
+		w.nr_queues = 0;
+		w.steps_left *= 2;
+		w.faults.slow = sim_one_in(2) ? 20000 : 0;
+		w.faults.blind = sim_one_in(2) ? 1 : sim_one_in(3) ? 3 : 0;
+		break;
 	default: w.nr_queues = QUEUES_MAX;
 	}
 	if (w.cfg.faults) {
@@ -720,7 +865,8 @@ static void draw_world(void)
 		w.faults.unmap = 30;
 		w.faults.seal = 6;
 		w.faults.open = 6;
-		if (sim_one_in(3))
+		w.faults.held = 12;
+		if (sim_one_in(3) && !w.faults.blind)
 			w.faults.vma_limit = 12 + sim_below(40);
 	}
 }
@@ -756,6 +902,36 @@ static void every_block_leaves(void)
 	}
 }
 
+/*
+ * Where the host did not tell, frames that were moved out of a block which stayed wait for that block to
+ * leave. False: so many that none can; then there is nothing more to be seen in this world.
+ */
+static bool quarantine_ends(void)
+{
+	struct vac_pool_stats st = VAC_INIT(struct vac_pool_stats);
+
+	for (int round = 0; round < 4; round++) {
+		vac_pool_stats(w.pool, &st);
+		if (st.frames_quarantined == 0)
+			return true;
+		for (int id = 0; id < w.nr_blocks; id++) {
+			cycle(id, 2000, 0);
+			every_block_online();
+		}
+	}
+	vac_pool_stats(w.pool, &st);
+	return st.frames_quarantined == 0;
+}
+
+/* All blocks have left since the last transfer, so all that came late has been carried over: nothing
+ * has changed these words since. */
+static void nothing_is_late(void)
+{
+	for (int i = 0; i < w.nr_writers; i++)
+		for (uint32_t p = 0; p < REGION_PAGES; p++)
+			w.writer[i].page[p].late = 0;
+}
+
 static void final_check(void)
 {
 	uint64_t sum = 0, v;
@@ -789,7 +965,8 @@ static void final_check(void)
 void work_run(void *arg)
 {
 	struct vac_pool_stats st = VAC_INIT(struct vac_pool_stats);
-	const struct sim_faults none = {0};
+	struct sim_faults none = {0};
+	bool over = false;
 	int a = -1, a2 = -1, o = -1, storm[4], nr_storm = 0, r;
 
 	memset(&w, 0, sizeof(w));
@@ -818,16 +995,27 @@ void work_run(void *arg)
 		sim_join(o);
 
 	sim_note("second phase");
+	none.waits = w.faults.waits;
+	none.blind = w.faults.blind;
+	none.slow = w.faults.slow;
 	sim_faults(&none);
 	every_block_online();
+	over = w.faults.blind && !quarantine_ends();
 	if (w.cfg.workload == WORK_REFAULT)
 		vac_advise(w.space, ptr(w.base), vac_space_bytes(w.space), VAC_ADV_WILLNEED);
-	w.calm = true;
-	for (int i = 0; i < w.nr_writers; i++)
+	w.calm = !over;
+	for (int i = 0; i < w.nr_writers && !over; i++)
 		w.writer[i].thread = sim_spawn("writer", writer, &w.writer[i]);
-	every_block_leaves();
-	for (int i = 0; i < w.nr_writers; i++)
+	if (!over)
+		every_block_leaves();
+	for (int i = 0; i < w.nr_writers && !over; i++)
 		sim_join(w.writer[i].thread);
+	if (w.cfg.workload == WORK_FOREIGN && !over) {
+		every_block_leaves();
+		if (w.faults.blind)
+			must(quarantine_ends(), SIM_LIVENESS, "a quarantine without a holder", 0);
+		nothing_is_late();
+	}
 	w.stop = true;
 	for (int i = 0; i < w.nr_queues; i++)
 		sim_join(w.queue[i]);

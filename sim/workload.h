@@ -16,6 +16,7 @@ enum sim_workload {
 	WORK_MAP,     /* map, unmap, protect, advise and splits under offline */
 	WORK_REFAULT, /* many threads on one page: the storm of 2018 */
 	WORK_DIO,     /* endless overlapping transfers into one buffer: 2005 */
+	WORK_FOREIGN, /* transfers that nobody has pinned for */
 	WORK_COUNT,
 };
 

@@ -21,7 +21,7 @@ struct check {
 	char *msg;
 	size_t bytes;
 	_Atomic uint32_t *map; /* entries found for each frame; reserved, touched where used */
-	uint64_t total, free, resv, isolated, pins;
+	uint64_t total, free, resv, isolated, quar, pins;
 };
 
 __attribute__((format(printf, 2, 3))) static int bad(struct check *c, const char *fmt, ...)
@@ -121,7 +121,7 @@ static int check_used(struct check *c, uint32_t pfn)
 static int check_pageblock(struct check *c, uint32_t n)
 {
 	struct vac__pb *pb = &c->pool->pbs[n];
-	uint32_t nr_free = 0, nr_resv = 0;
+	uint32_t nr_free = 0, nr_resv = 0, nr_quar = 0;
 	int r = 0;
 
 	for (uint32_t i = 0, step; i < VAC__PB_PAGES && r == 0; i += step) {
@@ -134,6 +134,8 @@ static int check_pageblock(struct check *c, uint32_t n)
 			nr_free += step;
 		} else if (fl & VAC__F_RESV) {
 			nr_resv++;
+		} else if (fl & VAC__F_QUAR) {
+			nr_quar++;
 		} else if (fl & VAC__F_HEAD) {
 			step = VAC__PB_PAGES;
 			r = check_used(c, pfn);
@@ -142,16 +144,20 @@ static int check_pageblock(struct check *c, uint32_t n)
 		} else {
 			r = bad(c, "pfn %u: neither free nor used (flags %#x)", pfn, fl);
 		}
-		if (r == 0 && (fl & (VAC__F_BUDDY | VAC__F_RESV)) && w)
+		if (r == 0 && (fl & (VAC__F_BUDDY | VAC__F_RESV | VAC__F_QUAR)) && w)
 			r = bad(c, "pfn %u: free with word %#llx", pfn, (unsigned long long)w);
 	}
 	if (r == 0 && (nr_free != pb->nr_free || nr_resv != pb->nr_resv))
 		r = bad(c, "pageblock %u: counts %u free %u reserved, has %u and %u", n,
 			pb->nr_free, pb->nr_resv, nr_free, nr_resv);
+	if (r == 0 && nr_quar != vac__ld_rlx(&pb->nr_quar))
+		r = bad(c, "pageblock %u: counts %u in quarantine, has %u", n,
+			vac__ld_rlx(&pb->nr_quar), nr_quar);
 	if (r == 0 && (nr_resv && !pb->resv_space))
 		r = bad(c, "pageblock %u: reserved frames without a reservation", n);
 	c->total += VAC__PB_PAGES;
 	c->resv += nr_resv;
+	c->quar += nr_quar;
 	if (pb->isolated)
 		c->isolated += nr_free;
 	else
@@ -209,6 +215,10 @@ static int check_sums(struct check *c)
 			   (unsigned long long)c->resv, (unsigned long long)vac__ld(&pool->nr_resv),
 			   (unsigned long long)c->isolated,
 			   (unsigned long long)vac__ld(&pool->nr_isolated));
+	if (c->quar != vac__ld(&pool->nr_quar))
+		return bad(c, "%llu frames in quarantine, counted %llu",
+			   (unsigned long long)c->quar,
+			   (unsigned long long)vac__ld(&pool->nr_quar));
 	for (uint32_t i = 0; i < vac__ld_acq(&pool->ledger.top); i++)
 		records += vac__pin_sum(pool, i);
 	if (records != c->pins)

@@ -222,7 +222,18 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 int vac__fault(void *space, uintptr_t addr, unsigned access)
 {
 	struct vac_space *s = space;
+	int r;
 
+	(void)vac__ld_acq(&s->ready);
+	if (access == VAC__WAITS) {
+		vac__stat_add(&s->pool->c.fault_waits, 1);
+		return 0;
+	}
+	vac__fork_pass(s->pool);
 	vac__stat_add(&s->pool->c.faults, 1);
-	return vac__fault_in(s, (uint32_t)((addr - (uintptr_t)s->base) >> VAC__PAGE_SHIFT), access);
+	vac__port_lack()->kind = VAC__LACK_NONE;
+	r = vac__fault_in(s, (uint32_t)((addr - (uintptr_t)s->base) >> VAC__PAGE_SHIFT), access);
+	if (r == -ENOMEM)
+		vac__refuse(s, addr, access, r);
+	return r;
 }

@@ -13,7 +13,8 @@
  *    offsets (after FreeBSD's superpage reservations, Navarro et al., OSDI 2002): host mappings
  *    stay linear and merge, and what leaves together arrives together. Frames not yet used have
  *    F_RESV; they are given to others, oldest reservation first, when nothing else is free.
- *  - total = free + reserved + isolated + used, by count.
+ *  - A frame in quarantine is on no list and part of no chunk (quarantine.c).
+ *  - total = free + reserved + isolated + quarantined + used, by count.
  */
 #include "internal.h"
 
@@ -182,6 +183,10 @@ static int populate(struct vac_pool *pool, uint32_t pfn)
 	if (r < 0)
 		return -ENOMEM;
 	vac__st_rlx(&pb->populated, r ? VAC__PB_HUGE : VAC__PB_BASE);
+	if (r == 0 && !(pool->opts.flags & VAC_POOL_NO_HUGE) && vac__xchg(&pool->said_base, 1) == 0)
+		vac__log(pool, VAC_LOG_INFO,
+			 "the host gives no 2 MiB page: faults and migrations will cost more where "
+			 "pageblocks are filled by 4 KiB ones");
 	vac__stat_add(r ? &pool->nr_pb_huge : &pool->nr_pb_base, 1);
 	return 0;
 }
@@ -386,14 +391,35 @@ int vac__base_alloc(struct vac_pool *pool, struct vac_space *s, uint32_t page, u
 	return pfn == VAC__NO_PFN ? -ENOMEM : 0;
 }
 
+/* A frame that was a base folio is free, or kept for its neighbours again. */
+static void free_base(struct vac_pool *pool, uint32_t pfn)
+{
+	struct vac__pb *pb = pb_of(pool, pfn);
+
+	if (!pb->resv_space) {
+		set_flags(pool, pfn, 0);
+		free_chunk(pool, pfn, 0);
+		return;
+	}
+	set_flags(pool, pfn, VAC__F_RESV);
+	pb->nr_resv++;
+	count(&pool->nr_resv, 1);
+	if (pb->nr_resv == VAC__PB_PAGES)
+		resv_break(pool, pfn >> VAC__PB_ORDER);
+}
+
 /* Give back a folio whose counts are 0, or which the caller holds frozen. */
 void vac__folio_free(struct vac_pool *pool, uint32_t pfn)
 {
 	struct vac__frame *f = vac__frame(pool, pfn);
-	struct vac__pb *pb = pb_of(pool, pfn);
-	uint64_t w = vac__xchg(&f->word, 0);
+	uint64_t w;
 	uint32_t kind;
 
+	if (flags_of(pool, pfn) & VAC__F_FOREIGN) {
+		vac__folio_quarantine(pool, pfn, false);
+		return;
+	}
+	w = vac__xchg(&f->word, 0);
 	VAC__DEBUG_ASSERT(!(w & VAC__W_POISON));
 	vac__lock(&pool->zone, VAC__RANK_ZONE);
 	kind = flags_of(pool, pfn) & VAC__F_KIND;
@@ -403,19 +429,106 @@ void vac__folio_free(struct vac_pool *pool, uint32_t pfn)
 		free_chunk(pool, pfn, VAC__PB_ORDER);
 	} else {
 		VAC__DEBUG_ASSERT(kind == VAC__F_BASE);
-		if (pb->resv_space) {
-			set_flags(pool, pfn, VAC__F_RESV);
-			pb->nr_resv++;
-			count(&pool->nr_resv, 1);
-			if (pb->nr_resv == VAC__PB_PAGES)
-				resv_break(pool, pfn >> VAC__PB_ORDER);
-		} else {
-			set_flags(pool, pfn, 0);
-			free_chunk(pool, pfn, 0);
-		}
+		free_base(pool, pfn);
 	}
 	vac__unlock(&pool->zone, VAC__RANK_ZONE);
 	vac__gate_wake(pool, pfn, w);
+	vac__progress(pool);
+}
+
+/* As vac__folio_free() of a folio held frozen, but somebody may still read or write its frames. sums:
+ * there are records of what was copied. */
+void vac__folio_quarantine(struct vac_pool *pool, uint32_t pfn, bool sums)
+{
+	struct vac__pb *pb = pb_of(pool, pfn);
+	uint64_t w = vac__xchg(&vac__frame(pool, pfn)->word, 0);
+	uint32_t n;
+
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	n = flags_of(pool, pfn) & VAC__F_HEAD ? VAC__PB_PAGES : 1;
+	for (uint32_t i = 0; i < n; i++) {
+		vac__st(&pool->watch[pfn + i].sums, sums);
+		set_flags(pool, pfn + i, VAC__F_QUAR);
+	}
+	vac__st_rlx(&pb->nr_quar, (uint16_t)(vac__ld_rlx(&pb->nr_quar) + n));
+	count(&pool->nr_quar, n);
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+	vac__gate_wake(pool, pfn, w);
+	vac__progress(pool);
+}
+
+/* The free chunks of an isolated pageblock, as offset << 4 | order; answers how many. */
+unsigned vac__frames_free(struct vac_pool *pool, uint32_t pfn, uint32_t *chunks)
+{
+	unsigned n = 0;
+
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	for (uint32_t i = 0, step; i < VAC__PB_PAGES; i += step) {
+		uint32_t fl = flags_of(pool, pfn + i);
+
+		step = fl & VAC__F_BUDDY ? UINT32_C(1) << (fl & VAC__F_ORDER) : 1;
+		if (fl & VAC__F_BUDDY)
+			chunks[n++] = i << 4 | (fl & VAC__F_ORDER);
+	}
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+	return n;
+}
+
+/* Take the free chunk of an isolated pageblock that pfn is in apart; answers where it ends. */
+static uint32_t withhold_chunk(struct vac_pool *pool, uint32_t pfn, uint32_t end)
+{
+	struct vac__pb *pb = pb_of(pool, pfn);
+	unsigned order = 0;
+	uint32_t head;
+
+	for (;; order++) {
+		VAC__ASSERT(order <= VAC__PB_ORDER);
+		head = pfn & ~((UINT32_C(1) << order) - 1);
+		if ((flags_of(pool, head) & (VAC__F_BUDDY | VAC__F_ORDER)) ==
+		    (VAC__F_BUDDY | order))
+			break;
+	}
+	set_flags(pool, head, 0);
+	pb->nr_free = (uint16_t)(pb->nr_free - (1u << order));
+	count(&pool->nr_isolated, -((int64_t)1 << order));
+	for (uint32_t i = head; i < head + (UINT32_C(1) << order); i++) {
+		if (i < pfn || i >= end) {
+			free_chunk(pool, i, 0);
+			continue;
+		}
+		vac__st(&pool->watch[i].sums, 0);
+		set_flags(pool, i, VAC__F_QUAR);
+		vac__st_rlx(&pb->nr_quar, (uint16_t)(vac__ld_rlx(&pb->nr_quar) + 1));
+		count(&pool->nr_quar, 1);
+	}
+	return head + (UINT32_C(1) << order);
+}
+
+/* Frames [pfn, pfn + n) of an isolated pageblock, all free, go to quarantine. */
+void vac__frames_withhold(struct vac_pool *pool, uint32_t pfn, uint32_t n)
+{
+	uint32_t end = pfn + n;
+
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	VAC__ASSERT(pb_of(pool, pfn)->isolated);
+	while (pfn < end)
+		pfn = withhold_chunk(pool, pfn, end);
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+}
+
+/* Frames [pfn, pfn + n) of one pageblock, all in quarantine, are free. */
+void vac__frames_release(struct vac_pool *pool, uint32_t pfn, uint32_t n)
+{
+	struct vac__pb *pb = pb_of(pool, pfn);
+
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	vac__st_rlx(&pb->nr_quar, (uint16_t)(vac__ld_rlx(&pb->nr_quar) - n));
+	count(&pool->nr_quar, -(int64_t)n);
+	for (uint32_t i = 0; i < n; i++) {
+		VAC__DEBUG_ASSERT(flags_of(pool, pfn + i) & VAC__F_QUAR);
+		free_base(pool, pfn + i);
+	}
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
 	vac__progress(pool);
 }
 
@@ -456,8 +569,9 @@ void vac__frames_offline(struct vac_pool *pool, uint32_t pfn)
 	struct vac__pb *pb = pb_of(pool, pfn);
 
 	vac__lock(&pool->zone, VAC__RANK_ZONE);
-	VAC__ASSERT(pb->isolated && pb->nr_free == VAC__PB_PAGES);
-	count(&pool->nr_isolated, -(int64_t)VAC__PB_PAGES);
+	VAC__ASSERT(pb->isolated && pb->nr_free + vac__ld_rlx(&pb->nr_quar) == VAC__PB_PAGES);
+	count(&pool->nr_isolated, -(int64_t)pb->nr_free);
+	count(&pool->nr_quar, -(int64_t)vac__ld_rlx(&pb->nr_quar));
 	count(&pool->nr_total, -(int64_t)VAC__PB_PAGES);
 	if (vac__ld_rlx(&pb->populated) != VAC__PB_VIRGIN)
 		vac__sub(vac__ld_rlx(&pb->populated) == VAC__PB_HUGE ? &pool->nr_pb_huge
@@ -518,19 +632,20 @@ void vac__frames_unisolate(struct vac_pool *pool, uint32_t pfn)
 	vac__unlock(&pool->zone, VAC__RANK_ZONE);
 }
 
-/* Frames in use of a pageblock; the other two counts if asked for. */
+/* Frames in use of a pageblock, those in quarantine not counted; two other counts if asked for. */
 uint32_t vac__frames_used(struct vac_pool *pool, uint32_t pfn, uint32_t *nr_free, uint32_t *nr_resv)
 {
 	struct vac__pb *pb = pb_of(pool, pfn);
-	uint32_t f, r;
+	uint32_t f, r, q;
 
 	vac__lock(&pool->zone, VAC__RANK_ZONE);
 	f = pb->nr_free;
 	r = pb->nr_resv;
+	q = vac__ld_rlx(&pb->nr_quar);
 	vac__unlock(&pool->zone, VAC__RANK_ZONE);
 	if (nr_free)
 		*nr_free = f;
 	if (nr_resv)
 		*nr_resv = r;
-	return VAC__PB_PAGES - f - r;
+	return VAC__PB_PAGES - f - r - q;
 }

@@ -22,6 +22,7 @@
 #define VAC__TRACE 16u
 #define VAC__BLOCKERS_MAX 32u
 #define VAC__OWNERS_MAX 64u
+#define VAC__LOST_MAX 16u
 #else
 #define VAC__PAGE_SHIFT 12
 #define VAC__PB_ORDER 9
@@ -35,6 +36,7 @@
 #define VAC__TRACE 256u
 #define VAC__BLOCKERS_MAX 8192u
 #define VAC__OWNERS_MAX 16384u
+#define VAC__LOST_MAX 64u
 #endif
 
 #define VAC__PB_PAGES (1u << VAC__PB_ORDER)

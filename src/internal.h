@@ -34,6 +34,11 @@
 #define EUCLEAN 117 /* not in every errno.h; the value is Linux's */
 #endif
 
+#ifndef ETXTBSY
+#define ETXTBSY 26 /* Linux's */
+#endif
+#define VAC__EHELD ETXTBSY /* somebody outside the engine holds the page */
+
 #define VAC__BUG(what) vac__port_panic(__FILE__, __LINE__, what)
 #define VAC__ASSERT(cond)                                     \
 	do {                                                  \
@@ -57,7 +62,10 @@
 #define VAC__F_HEAD 0x80u      /* head of a huge folio */
 #define VAC__F_TAIL 0x100u     /* the other 511 frames of one */
 #define VAC__F_ISOLATED 0x200u /* a migration or split has picked it; it also holds a reference */
-#define VAC__F_KIND (VAC__F_BUDDY | VAC__F_RESV | VAC__F_BASE | VAC__F_HEAD | VAC__F_TAIL)
+#define VAC__F_QUAR 0x400u     /* in quarantine: nobody's, and for nobody yet (quarantine.c) */
+#define VAC__F_FOREIGN 0x800u  /* was held from outside when its page was dropped */
+#define VAC__F_KIND \
+	(VAC__F_BUDDY | VAC__F_RESV | VAC__F_BASE | VAC__F_HEAD | VAC__F_TAIL | VAC__F_QUAR)
 
 struct vac__frame {
 	vac__word word;
@@ -80,8 +88,10 @@ _Static_assert(sizeof(struct vac__frame) <= 24, "at most 32 bytes of metadata a 
 /* A pageblock of frames. All guarded by the zone lock, except populated: written by the one who
  * took the whole pageblock off the free list. */
 struct vac__pb {
-	uint16_t nr_free;          /* frames in free chunks */
-	uint16_t nr_resv;          /* frames kept by its reservation */
+	uint16_t nr_free; /* frames in free chunks */
+	uint16_t nr_resv; /* frames kept by its reservation */
+	_Atomic uint16_t
+		nr_quar; /* frames in quarantine; written under the lock, looked at without */
 	_Atomic uint8_t populated; /* VAC__PB_* */
 	uint8_t zone;
 	bool online;
@@ -150,11 +160,15 @@ struct vac__family {
 
 struct vac_space {
 	struct vac_pool *pool;
-	uint32_t id; /* slot in pool->spaces and, as long as nothing is cloned, family */
+	uint32_t fork_runs; /* writable runs that a fork() has stopped; guarded by its locks */
+	uint32_t id;        /* slot in pool->spaces and, as long as nothing is cloned, family */
 	uint32_t family;
 	struct vac_space *next_in_family;
 	char name[VAC_NAME_MAX];
 	uint8_t *base;
+	/* Stored when all above is, loaded before any of it by whoever was not told of the space by its
+	 * creator: the threads that serve faults learn of it through the kernel only. */
+	_Atomic uint32_t ready;
 	uint32_t pages, vpbs;
 
 	struct vac__rwlock lock; /* rank space: guards vmas */
@@ -238,7 +252,28 @@ struct vac__block {
 	uint8_t zone;
 	_Atomic uint32_t cancel;
 	_Atomic int fd;              /* for vac_block_info(), which takes no lock */
+	_Atomic uint32_t file_flags; /* the same: 1 it has a file, 2 which is unsealable */
+	struct vac__file file;       /* hotplug lock; from add to remove */
 	struct vac__backing backing; /* hotplug lock; constant while online */
+	_Atomic uint32_t watched;    /* 1: some of its frames have sums */
+	bool sealed;                 /* hotplug lock: certified, not compared yet */
+	uint64_t resident;           /* bytes that it held then */
+};
+
+/* The record of a frame that was left while the platform could not say who holds it. */
+#define VAC__SECTORS 8u
+struct vac__watch {
+	_Atomic uint32_t armed; /* 1: the page below still wants what comes late */
+	_Atomic uint32_t sums; /* 1: there are sums: only the block's certificate frees the frame */
+	_Atomic uint32_t family, index;
+	uint64_t sum[VAC__SECTORS];
+};
+
+/* Late bytes that could not be carried over, of the offline in hand. */
+struct vac__lost {
+	char space[VAC_NAME_MAX];
+	uintptr_t addr;
+	uint32_t bytes, pfn;
 };
 
 /* Something may have happened: waited for by an offline. */
@@ -256,17 +291,22 @@ struct vac__mig_item {
 	uint32_t family, index; /* rmap key */
 	uint16_t unit;          /* first item of its unit, within its group */
 	uint8_t state;
+	uint8_t watch; /* VAC__WATCH_* */
 	bool huge;
 	int err;
 };
+/* What the look has found: nobody; somebody; the platform cannot tell. */
+enum { VAC__WATCH_NONE, VAC__WATCH_HELD, VAC__WATCH_SUMS };
 #define VAC__BATCH VAC__PB_PAGES
 
 struct vac__counters {
 	_Atomic uint64_t faults, fault_waits, migrate_attempts, migrate_folios, migrate_bytes;
 	_Atomic uint64_t gate_waits, splits, dangling, wakes, wake_batch_max_ns;
+	_Atomic uint64_t foreign_held, late_carried, late_lost;
 };
 
 struct vac_pool {
+	struct vac_pool *next; /* of all pools; see fork.c */
 	char name[VAC_NAME_MAX];
 	struct vac_pool_opts opts;
 	const struct vac__mem_ops *mem;
@@ -287,7 +327,9 @@ struct vac_pool {
 	struct vac__free_list free[2][VAC__PB_ORDER + 1]; /* by enum vac_zone */
 	struct vac__free_list resv;                       /* of pageblocks, through resv_next */
 	_Atomic uint64_t nr_total, nr_free, nr_resv, nr_isolated; /* written under zone */
+	_Atomic uint64_t nr_quar;                                 /* likewise */
 	_Atomic uint64_t nr_pb_huge, nr_pb_base;
+	_Atomic uint32_t said_base; /* 1: the log knows that there are 4 KiB host pages */
 
 	struct vac__mutex
 		spaces_lock; /* rank space, never with a space's lock: the table of spaces */
@@ -296,6 +338,7 @@ struct vac_pool {
 	_Atomic uint32_t nr_spaces;
 	struct vac__mutex fault[64]; /* rank fault, by (space, vpb) */
 
+	_Atomic uint32_t holds; /* of control/: the pool cannot be closed meanwhile */
 	struct vac__ledger ledger;
 	struct vac__bucket buckets[VAC__BUCKETS]; /* gates, hashed by pfn */
 	struct vac__event progress;
@@ -306,7 +349,18 @@ struct vac_pool {
 	struct vac__mig_item batch[VAC__BATCH];
 	uint32_t scratch[VAC__BATCH];
 
+	struct vac__watch *watch;             /* by pfn; reserved whole, touched where used */
+	_Atomic uint32_t nr_watched;          /* records that are armed */
+	struct vac__lost lost[VAC__LOST_MAX]; /* hotplug lock */
+	bool looked;      /* hotplug lock: the platform has told who holds pages, in this offline */
+	unsigned nr_lost; /* may be more */
+
 	struct vac__counters c;
+
+	_Atomic uint32_t fork_gate; /* a fork() is copying: short write pins wait; see fork.c */
+
+	struct vac__mutex refused_lock; /* rank refused */
+	struct vac_fault_info refused;  /* the last fault that was; guarded by it */
 };
 
 static inline struct vac__frame *vac__frame(struct vac_pool *pool, uint32_t pfn)
@@ -358,6 +412,10 @@ int vac__huge_alloc(struct vac_pool *pool, bool want_zero, uint32_t *pfn);
 int vac__base_alloc(struct vac_pool *pool, struct vac_space *space, uint32_t page, uint32_t *pfn);
 void vac__folio_free(struct vac_pool *pool, uint32_t pfn);
 void vac__folio_put(struct vac_pool *pool, uint32_t pfn, uint64_t unit);
+void vac__folio_quarantine(struct vac_pool *pool, uint32_t pfn, bool sums);
+unsigned vac__frames_free(struct vac_pool *pool, uint32_t pfn, uint32_t *chunks);
+void vac__frames_withhold(struct vac_pool *pool, uint32_t pfn, uint32_t n);
+void vac__frames_release(struct vac_pool *pool, uint32_t pfn, uint32_t n);
 void vac__resv_forget(struct vac_pool *pool, struct vac_space *space, uint32_t first_vpb,
 		      uint32_t nr_vpbs);
 
@@ -381,6 +439,7 @@ int vac__install_base(struct vac_space *s, uint32_t first, const uint32_t *pfns,
 int vac__host_refresh(struct vac_space *s, uint32_t page);
 void vac__segments_settle(struct vac_space *s, uint32_t vpb, long charged);
 void vac__zap(struct vac_space *s, uint32_t first, uint32_t end);
+void vac__entries_hide(struct vac_space *s, uint32_t first, uint32_t end);
 void vac__entries_protect(struct vac_space *s, uint32_t first, uint32_t end, unsigned prot);
 
 /* ---- rmap.c ---- */
@@ -394,6 +453,12 @@ const struct vac__vma *vac__vma_find(const struct vac_space *s, uint32_t page);
 /* ---- fault.c ---- */
 int vac__fault(void *space, uintptr_t addr, unsigned access);
 int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access);
+
+/* ---- prefault.c ---- */
+int vac__space_list(struct vac_space *s);
+void vac__space_unlist(struct vac_space *s);
+/* ---- refuse.c ---- */
+void vac__refuse(struct vac_space *s, uintptr_t addr, unsigned access, int err);
 
 /* ---- split.c ---- */
 int vac__split(struct vac_pool *pool, uint32_t pfn);
@@ -426,9 +491,22 @@ void vac__folio_putback(struct vac_pool *pool, uint32_t pfn);
 enum vac__mig_mode { VAC__MIG_ASYNC, VAC__MIG_SYNC };
 struct vac__mig_stats {
 	uint64_t attempts, huge, base, bytes, copy_ns;
+	uint64_t leaving_ns; /* time that writers of the pages in hand had to wait */
 };
 void vac__migrate(struct vac_pool *pool, struct vac__mig_item *items, unsigned n,
 		  enum vac__mig_mode mode, struct vac__mig_stats *st);
+int vac__folio_edit(struct vac_pool *pool, uint32_t pfn, uint32_t family, uint32_t index,
+		    void (*fn)(void *arg, uint32_t pfn), void *arg);
+
+/* ---- quarantine.c ---- */
+void vac__look_before(struct vac_pool *pool, struct vac__mig_item *items, unsigned n);
+void vac__look_at_return(struct vac_pool *pool, int id);
+void vac__look_at_drop(struct vac_pool *pool, uint32_t pfn, uint32_t frames);
+void vac__watch_copy(struct vac_pool *pool, uint32_t src, uint32_t dst, uint32_t pages);
+void vac__watch_arm(struct vac_pool *pool, const struct vac__mig_item *it);
+void vac__watch_forget(struct vac_space *s, uint32_t first, uint32_t end);
+int vac__watch_settle(struct vac_pool *pool, int id, bool readable);
+void vac__quarantine_release(struct vac_pool *pool);
 
 /* ---- report.c ---- */
 /* What an offline has met, folio by folio: the latest 256 failures, by pfn. */
@@ -437,7 +515,8 @@ struct vac__trace {
 		uint32_t pfn, attempts;
 		int err;
 	} e[VAC__TRACE];
-	bool foreign; /* the platform refused to certify the block */
+	bool foreign;   /* the platform refused to certify the block */
+	bool certified; /* or did, and late bytes were looked for */
 };
 int vac__report_make(struct vac_pool *pool, int id, const struct vac__trace *t,
 		     struct vac_report **report);
@@ -445,17 +524,36 @@ int vac__report_make(struct vac_pool *pool, int id, const struct vac__trace *t,
 /* ---- block.c ---- */
 bool vac__block_valid(struct vac_pool *pool, int id);
 int vac__block_give_back(struct vac_pool *pool, int id, uint64_t *resident);
+void vac__block_drop_file(struct vac_pool *pool, struct vac__block *b);
 void vac__block_free_memory(struct vac_pool *pool, int id);
 static inline uint32_t vac__block_pfn(struct vac_pool *pool, int id)
 {
 	return (uint32_t)id << pool->block_shift;
 }
 
+/* ---- offline.c ---- */
+/* vac_block_offline() that also gives up, with -ECANCELED, once *cancel is not 0 (NULL: it never is).
+ * Whoever sets it signals pool->progress. Cancels this call and no other, wherever it waits. */
+int vac__block_offline(struct vac_pool *pool, int id, const struct vac_offline_opts *opts,
+		       struct vac_offline_result *res, const _Atomic uint32_t *cancel);
+
 /* ---- check.c ---- */
 int vac__check(struct vac_pool *pool, char *msg, size_t bytes);
 
 /* ---- map.c, for check.c ---- */
 uint32_t vac__segments_of(struct vac_space *s, uint32_t vpb);
+
+/* ---- fork.c ---- */
+extern struct vac_pool *vac__pools;
+void vac__pool_link(struct vac_pool *pool);
+void vac__pool_unlink(struct vac_pool *pool);
+void vac__fork_pass(struct vac_pool *pool);
+static inline bool vac__fork_waits(struct vac_pool *pool, unsigned flags)
+{
+	return vac__ld(&pool->fork_gate) &&
+	       (flags & (VAC_PIN_WRITE | VAC_PIN_LONGTERM)) == VAC_PIN_WRITE;
+}
+void vac__fork_wait(struct vac_pool *pool);
 
 /* ---- pool.c ---- */
 void vac__log(struct vac_pool *pool, enum vac_log_level level, const char *msg);

@@ -16,7 +16,7 @@ int vac__ledger_open(struct vac_pool *pool)
 {
 	struct vac__ledger *l = &pool->ledger;
 
-	l->rec = vac__port_meta_reserve(sizeof(*l->rec) * VAC__LEDGER_MAX);
+	l->rec = vac__port_table_reserve(sizeof(*l->rec) * VAC__LEDGER_MAX);
 	l->stacks = vac__port_meta_reserve(sizeof(*l->stacks) * VAC__STACKS_MAX);
 	return l->rec && l->stacks ? 0 : -ENOMEM;
 }
@@ -40,7 +40,7 @@ void vac__ledger_close(struct vac_pool *pool)
 		}
 	}
 	if (l->rec)
-		vac__port_meta_release(l->rec, sizeof(*l->rec) * VAC__LEDGER_MAX);
+		vac__port_table_release(l->rec, sizeof(*l->rec) * VAC__LEDGER_MAX);
 	if (l->stacks)
 		vac__port_meta_release(l->stacks, sizeof(*l->stacks) * VAC__STACKS_MAX);
 }
@@ -88,6 +88,8 @@ int vac__rec_take(struct vac_pool *pool, uint32_t *index)
 	vac__lock(&l->grow, VAC__RANK_LEDGER);
 	top = vac__ld_rlx(&l->top);
 	if (top < VAC__LEDGER_MAX) {
+		vac__port_table_dense(l->rec, sizeof(*l->rec) * VAC__LEDGER_MAX,
+				      sizeof(*l->rec) * top, sizeof(*l->rec) * VAC__LEDGER_GROW);
 		for (uint32_t i = top; i < top + VAC__LEDGER_GROW; i++)
 			l->rec[i].home = shard;
 		vac__st_rel(&l->top, top + VAC__LEDGER_GROW);

@@ -129,6 +129,8 @@ void vac__rank_take(const void *lock, enum vac__rank rank, bool tried)
 {
 	struct vac__held *h = vac__port_held();
 
+	if (rank == VAC__RANK_MANY)
+		return;
 	if (!tried) {
 		for (unsigned i = 0; i < h->depth; i++)
 			if (h->e[i].rank >= rank)
@@ -146,6 +148,8 @@ void vac__rank_drop(const void *lock, enum vac__rank rank)
 {
 	struct vac__held *h = vac__port_held();
 
+	if (rank == VAC__RANK_MANY)
+		return;
 	for (unsigned i = h->depth; i-- > 0;) {
 		if (h->e[i].lock != lock || h->e[i].rank != rank)
 			continue;

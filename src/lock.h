@@ -4,6 +4,7 @@
  * ranks are all lower; debug builds check it at every acquisition (vac__rank_check), and
  * tests/test_lock.c proves that a reversal is caught. The order, outer to inner:
  *
+ *	pools                    the list of pools; held throughout a fork() with a copy
  *	hotplug                  one offline, online, add or remove at a time in a pool
  *	  aio                    a direct I/O context's ring
  *	    space                a space's VMAs (read: faults; write: map, unmap, protect)
@@ -14,6 +15,7 @@
  *	              segments   the booking of a space's host mappings
  *	              ledger     growing the pin ledger, its overflow lists
  *	              zone       the frame allocator
+ *	              refused    the record of the last fault that was refused
  *
  * A thread that sleeps for a migration or for a gate holds none of them (vac__assert_bare).
  */
@@ -23,7 +25,9 @@
 #include "atomic.h"
 
 enum vac__rank {
-	VAC__RANK_HOTPLUG = 1,
+	VAC__RANK_MANY = 0, /* not ranked: many locks of a rank, by the holder of pools (fork.c) */
+	VAC__RANK_POOLS,
+	VAC__RANK_HOTPLUG,
 	VAC__RANK_AIO,
 	VAC__RANK_SPACE,
 	VAC__RANK_FAULT,
@@ -33,6 +37,7 @@ enum vac__rank {
 	VAC__RANK_SEGMENTS,
 	VAC__RANK_LEDGER,
 	VAC__RANK_ZONE,
+	VAC__RANK_REFUSED,
 };
 
 /* 0: free, 1: held, 2: held and perhaps waited for. Zero-initialised. */

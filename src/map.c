@@ -248,12 +248,33 @@ static void zap_entry(struct vac_space *s, vac__entry *slot)
 		vac__folio_put(s->pool, vac__e_pfn(e), VAC__W_MAP);
 }
 
+/* The frames of pages [p, stop) of a table, run by run: does anybody outside hold them? */
+static void look_at_ptes(struct vac_space *s, uint32_t p, uint32_t stop)
+{
+	uint32_t n;
+
+	for (; p < stop; p += n) {
+		uint64_t e = vac__ld_rlx(vac__pte(s, p));
+		uint32_t pfn = vac__e_pfn(e);
+
+		n = 1;
+		if (!e)
+			continue;
+		while (p + n < stop && (pfn + n) % VAC__PB_PAGES &&
+		       vac__ld_rlx(vac__pte(s, p + n)) &&
+		       vac__e_pfn(vac__ld_rlx(vac__pte(s, p + n))) == pfn + n)
+			n++;
+		vac__look_at_drop(s->pool, pfn, n);
+	}
+}
+
 /*
  * Delete the entries of pages [first, end). The caller holds the space's and the family's locks
  * for write, has unmapped the range in the host, and has split what the borders cut.
  */
 void vac__zap(struct vac_space *s, uint32_t first, uint32_t end)
 {
+	vac__watch_forget(s, first, end);
 	while (first < end) {
 		uint32_t vpb = first >> VAC__PB_ORDER;
 		uint32_t stop = (vpb + 1) * VAC__PB_PAGES < end ? (vpb + 1) * VAC__PB_PAGES : end;
@@ -268,13 +289,48 @@ void vac__zap(struct vac_space *s, uint32_t first, uint32_t end)
 		e = vac__ld_rlx(vac__pmd(s, vpb));
 		if (e && (e & VAC__E_TYPE) != VAC__E_TABLE) {
 			VAC__ASSERT(stop - first == VAC__PB_PAGES);
+			vac__look_at_drop(s->pool, vac__e_pfn(e), VAC__PB_PAGES);
 			zap_entry(s, vac__pmd(s, vpb));
 		} else if (e) {
+			look_at_ptes(s, first, stop);
 			for (uint32_t p = first; p < stop; p++)
 				zap_entry(s, vac__pte(s, p));
 			/* A whole table is empty now: the slot may take a huge folio again. */
 			if (stop - first == VAC__PB_PAGES)
 				vac__st(vac__pmd(s, vpb), 0);
+		}
+		if (e)
+			vac__segments_settle(s, vpb, 0);
+		vac__ptl_unlock(s, vpb);
+		first = stop;
+	}
+}
+
+static void hide_entry(vac__entry *slot)
+{
+	uint64_t e = vac__ld_rlx(slot);
+
+	if (e & VAC__E_HMAP)
+		vac__st(slot, e & ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE));
+}
+
+/* The host shows [first, end) no more, but nothing is to be deleted: the next touch brings it back. The
+ * borders cut no huge folio. Locks as for vac__zap. */
+void vac__entries_hide(struct vac_space *s, uint32_t first, uint32_t end)
+{
+	while (first < end) {
+		uint32_t vpb = first >> VAC__PB_ORDER;
+		uint32_t stop = (vpb + 1) * VAC__PB_PAGES < end ? (vpb + 1) * VAC__PB_PAGES : end;
+		uint64_t e;
+
+		vac__ptl_lock(s, vpb);
+		e = vac__ld_rlx(vac__pmd(s, vpb));
+		if (e && (e & VAC__E_TYPE) != VAC__E_TABLE) {
+			VAC__ASSERT(stop - first == VAC__PB_PAGES);
+			hide_entry(vac__pmd(s, vpb));
+		} else if (e) {
+			for (uint32_t p = first; p < stop; p++)
+				hide_entry(vac__pte(s, p));
 		}
 		if (e)
 			vac__segments_settle(s, vpb, 0);

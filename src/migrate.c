@@ -10,13 +10,14 @@
  *	3. in every space of the family: exchange present entries for migration entries, then make
  *	   the host's pages read-only and split its mappings at the ends. Readers go on, writers
  *	   fault and wait. This is the last step that the host can refuse.
+ *	   Then look whether anybody outside the engine holds a source (quarantine.c): it fails.
  *	4. freeze each folio at the exact word expected: no entry, no pin, no reference but ours
  *	-------- commit: nothing below can fail --------
  *	5. copy
  *	6. publish: in every space, replace the host's run by the new frames in one call, then the
  *	   migration entries that are still there by present ones. An entry that was unmapped
  *	   meanwhile is gone, and stays so.
- *	7. unlock the source, which wakes the waiters, and free it
+ *	7. unlock the source, which wakes the waiters, and free it or keep it
  *
  * A unit is a run of a group that follows itself without a gap at its addresses and in its
  * destination: what the host replaces in one piece. Before the commit a failure undoes its unit:
@@ -138,6 +139,12 @@ static size_t run_bytes(const struct vac__mig_item *it, unsigned n)
 	return (size_t)n * pages_of(it) << VAC__PAGE_SHIFT;
 }
 
+/* Where in its block's backing a frame is. */
+static size_t block_off(const struct vac_pool *pool, uint32_t pfn)
+{
+	return (size_t)(pfn & ((UINT32_C(1) << pool->block_shift) - 1)) << VAC__PAGE_SHIFT;
+}
+
 /* ---- Step 3: install ------------------------------------------------------------------------ */
 
 /* present -> migration entry, in one exchange: whoever looks finds one or the other. */
@@ -201,6 +208,24 @@ static void install_space(struct group *g, struct vac_space *s)
 
 /* ---- Undo ----------------------------------------------------------------------------------- */
 
+/* The host shows the sources of a run, which may lie anywhere: tell it piece by piece. */
+static void stay_run(struct group *g, struct vac_space *s, struct vac__mig_item *it, unsigned n,
+		     unsigned prot)
+{
+	unsigned k, shift = g->pool->block_shift;
+
+	for (unsigned i = 0; i < n; i += k) {
+		uint32_t src = it[i].src;
+
+		k = 1;
+		while (i + k < n && it[i + k].src == src + k && (src + k) >> shift == src >> shift)
+			k++;
+		g->pool->mem->stay(g->pool->mem_ctx, run_addr(s, it + i), run_bytes(it + i, k),
+				   &vac__pfn_block(g->pool, src)->backing, block_off(g->pool, src),
+				   prot);
+	}
+}
+
 /* Give the folios marked FAILED their entries back, wherever an entry is left. */
 static void undo_space(struct group *g, struct vac_space *s)
 {
@@ -214,8 +239,7 @@ static void undo_space(struct group *g, struct vac_space *s)
 		if (n == 0)
 			continue;
 		if (bits & VAC__E_HMAP)
-			g->pool->mem->stay(g->pool->mem_ctx, run_addr(s, it), run_bytes(it, n),
-					   vac__host_prot(bits));
+			stay_run(g, s, it, n, vac__host_prot(bits));
 		for (unsigned i = 0; i < n; i++)
 			from_entry(g, s, it + i);
 	}
@@ -229,13 +253,12 @@ static bool show_run(struct group *g, struct vac_space *s, struct vac__mig_item 
 		     uint64_t bits)
 {
 	struct vac_pool *pool = g->pool;
-	uint32_t in_block = it->dst & ((UINT32_C(1) << pool->block_shift) - 1);
 
 	if (pool->mem->map(pool->mem_ctx, run_addr(s, it), run_bytes(it, n),
-			   &vac__pfn_block(pool, it->dst)->backing,
-			   (size_t)in_block << VAC__PAGE_SHIFT, vac__host_prot(bits)) == 0)
+			   &vac__pfn_block(pool, it->dst)->backing, block_off(pool, it->dst),
+			   vac__host_prot(bits)) == 0)
 		return true;
-	if (pool->mem->unmap(pool->mem_ctx, run_addr(s, it), run_bytes(it, n)) < 0)
+	if (pool->mem->hole(pool->mem_ctx, run_addr(s, it), run_bytes(it, n), false) < 0)
 		VAC__BUG("the host neither maps nor unmaps a prepared run");
 	vac__log(pool, VAC_LOG_ERROR, "the host refused to map a run that it had prepared");
 	return false;
@@ -261,6 +284,8 @@ static void publish_space(struct group *g, struct vac_space *s)
 		for (unsigned i = 0; i < n; i++) {
 			vac__w_map_get(&vac__frame(g->pool, it[i].dst)->word);
 			vac__xchg(slot_of(s, it + i), vac__e_make(it[i].dst, bits));
+			if (it[i].watch == VAC__WATCH_SUMS)
+				vac__watch_arm(g->pool, it + i);
 			VAC__SYNC("entry_removed", it[i].src);
 		}
 	}
@@ -366,7 +391,7 @@ static bool freeze_unit(struct group *g, unsigned k, unsigned end)
 		struct vac__mig_item *it = &g->item[i];
 		vac__word *w = &vac__frame(g->pool, it->src)->word;
 
-		if (it->state != ENTRIES && it->state != LOCKED)
+		if ((it->state != ENTRIES && it->state != LOCKED) || it->err)
 			break;
 		if (!vac__w_freeze(w, vac__expected_counts(false, 1, 0, 0))) {
 			uint64_t now = vac__ld(w);
@@ -425,10 +450,15 @@ static void copy_group(struct group *g, struct vac__mig_stats *st)
 		if (it->state != FROZEN)
 			continue;
 		while (!it->huge && k + n < g->n && it[n].state == FROZEN &&
-		       it[n].src == it->src + n && it[n].dst == it->dst + n)
+		       it[n].src == it->src + n && it[n].dst == it->dst + n &&
+		       it[n].watch == it->watch)
 			n++;
-		vac__port_copy(vac__frame_addr(pool, it->dst), vac__frame_addr(pool, it->src),
-			       (size_t)n * pages_of(it) << VAC__PAGE_SHIFT);
+		if (it->watch == VAC__WATCH_SUMS)
+			vac__watch_copy(pool, it->src, it->dst, n * pages_of(it));
+		else
+			vac__port_copy(vac__frame_addr(pool, it->dst),
+				       vac__frame_addr(pool, it->src),
+				       (size_t)n * pages_of(it) << VAC__PAGE_SHIFT);
 		for (unsigned i = 0; i < n; i++) {
 			struct vac__frame *d = vac__frame(pool, it[i].dst);
 
@@ -458,7 +488,10 @@ static void finish_group(struct group *g, struct vac__mig_stats *st)
 		vac__and(&vac__frame(pool, it->src)->flags, ~VAC__F_ISOLATED);
 		vac__folio_unlock(pool, it->src);
 		VAC__SYNC("unlocked", it->src);
-		vac__folio_free(pool, it->src);
+		if (it->watch == VAC__WATCH_NONE)
+			vac__folio_free(pool, it->src);
+		else
+			vac__folio_quarantine(pool, it->src, true);
 		it->state = MOVED;
 		st->bytes += bytes;
 		if (it->huge)
@@ -473,13 +506,17 @@ static void finish_group(struct group *g, struct vac__mig_stats *st)
 
 static void migrate_group(struct group *g, enum vac__mig_mode mode, struct vac__mig_stats *st)
 {
+	uint64_t start;
+
 	vac__stat_add(&g->pool->c.migrate_attempts, g->n);
 	st->attempts += g->n;
 	lock_group(g, mode);
 	alloc_group(g);
 	make_units(g);
+	start = vac__port_now();
 	walk(g, install_space);
 	VAC__SYNC("all_entries_set", g->item->src);
+	vac__look_before(g->pool, g->item, g->n);
 	if (freeze_group(g))
 		walk(g, undo_space);
 	copy_group(g, st);
@@ -487,6 +524,43 @@ static void migrate_group(struct group *g, enum vac__mig_mode mode, struct vac__
 	walk(g, publish_space);
 	VAC__SYNC("published", g->item->src);
 	finish_group(g, st);
+	st->leaving_ns += vac__port_now() - start;
+}
+
+/*
+ * Call fn on a folio that is mapped for page `index` of a family, in a moment when nobody can write it:
+ * steps 1 to 4 of a migration, and back. -ENOENT: it is not, or not any more. Else as vac__migrate().
+ */
+int vac__folio_edit(struct vac_pool *pool, uint32_t pfn, uint32_t family, uint32_t index,
+		    void (*fn)(void *arg, uint32_t pfn), void *arg)
+{
+	struct vac__frame *f = vac__frame(pool, pfn);
+	struct vac__mig_item it = {.src = pfn, .family = family, .index = index};
+	struct group g = {.pool = pool, .item = &it, .n = 1, .family = family};
+	int r = vac__folio_isolate(pool, pfn);
+
+	if (r < 0)
+		return r;
+	it.huge = vac__ld_rlx(&f->flags) & VAC__F_HEAD;
+	g.vpb = index >> VAC__PB_ORDER;
+	lock_group(&g, VAC__MIG_SYNC);
+	if (it.state == LOCKED) {
+		walk(&g, install_space);
+		r = it.state == LOCKED ? -ENOENT : it.err;
+		if (it.state == ENTRIES && freeze_unit(&g, 0, 1)) {
+			fn(arg, pfn);
+			vac__and(&f->word, ~VAC__W_FROZEN);
+			it.state = FAILED; /* as one that does not move */
+		}
+		r = r ? r : it.err;
+		walk(&g, undo_space);
+		vac__folio_unlock(pool, pfn);
+	} else {
+		r = -ENOENT;
+	}
+	vac__port_vma_charge(-g.charged, true);
+	vac__folio_putback(pool, pfn);
+	return r;
 }
 
 /* ---- A batch -------------------------------------------------------------------------------- */

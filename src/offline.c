@@ -9,9 +9,12 @@
  *	             frees, unpins or maps something
  *	commit       every frame is free; the platform certifies that nobody holds the memory
  *	             (vac__block_give_back); the memory goes back to the system
+ *	QUARANTINE   it does not: the block stays empty and is used for nothing; asking again goes on
+ *	             from here
  *
  * Every way out before the commit is one: un-isolate, ONLINE, report. Invariants: I6 from the first
- * state on; I7, the block ends OFFLINE, or ONLINE with every frame that has not moved as it was.
+ * state on; I7, the block ends OFFLINE, or ONLINE with every frame that has not moved as it was, or
+ * empty in QUARANTINE.
  *
  * The gate: a folio about to leave takes no new pins; the ones in hand drain at the pace of their
  * own I/O, the CPU goes on. It covers one batch only and at most gate_timeout: a holder may be
@@ -20,6 +23,8 @@
  * hotplug lock included.
  */
 #include "internal.h"
+
+#define CANCEL_LOOK_NS 20000000
 
 struct offline {
 	struct vac_pool *pool;
@@ -33,9 +38,10 @@ struct offline {
 	uint64_t start_ns, deadline_ns, told_ns;
 	uint32_t used_at_start;
 	/* Of the pass in hand, and of the one before, which a pass cut short falls back on. */
-	unsigned moved, pinned, no_memory, other;
-	unsigned last_pinned, last_no_memory;
-	uint32_t long_frames; /* of folios under long-term pins, which nobody waits for */
+	unsigned moved, pinned, no_memory, foreign, other;
+	unsigned last_pinned, last_no_memory, last_foreign;
+	const _Atomic uint32_t *cancel; /* of this call; may be NULL */
+	uint32_t long_frames;           /* of folios under long-term pins, which nobody waits for */
 };
 
 /* ---- Small things --------------------------------------------------------------------------- */
@@ -54,10 +60,15 @@ static uint32_t used(struct offline *o)
 	return n;
 }
 
+static bool cancelled(const struct offline *o)
+{
+	return vac__ld(&o->block->cancel) || (o->cancel && vac__ld(o->cancel));
+}
+
 /* Why to stop now, or 0. */
 static int stop(const struct offline *o)
 {
-	if (vac__ld(&o->block->cancel))
+	if (cancelled(o))
 		return -ECANCELED;
 	if (o->deadline_ns && vac__port_now() >= o->deadline_ns)
 		return -ETIMEDOUT;
@@ -98,6 +109,8 @@ static void note_failure(struct offline *o, uint32_t pfn, int err)
 		o->pinned++;
 	else if (err == -ENOMEM)
 		o->no_memory++;
+	else if (err == -VAC__EHELD)
+		o->foreign++;
 	else
 		o->other++;
 }
@@ -215,7 +228,7 @@ static void drain(struct offline *o, struct vac__mig_item *items, unsigned n)
 			if (n)
 				vac__pin_find(o->pool, items[0].src, &cursor, &who);
 		}
-		if (n == 0 || end >= gate || vac__ld(&o->block->cancel))
+		if (n == 0 || end >= gate || cancelled(o))
 			break;
 		vac__event_wait(&o->pool->progress, seen, gate);
 	}
@@ -247,10 +260,36 @@ static unsigned pick(struct offline *o, uint32_t pfn, struct vac__mig_item *item
 	return n;
 }
 
+/*
+ * Leave writers their share of the time since `start`, when the pageblock just moved was begun: of
+ * the whole, pauses included, its pages may have been leaving for 100 - writers_pct percent. Only
+ * where somebody did wait; and no longer once half of the timeout is gone, as the block comes first.
+ */
+static void leave_a_turn(struct offline *o, uint64_t start, uint64_t leaving_ns, uint64_t waits)
+{
+	struct vac_pool *pool = o->pool;
+	_Atomic uint32_t nobody = 0;
+	uint64_t end, half;
+
+	if (!o->opts.writers_pct || vac__ld_rlx(&pool->c.fault_waits) == waits)
+		return;
+	end = start + leaving_ns * 100 / (100 - o->opts.writers_pct);
+	half = o->deadline_ns ? o->start_ns + (o->deadline_ns - o->start_ns) / 2 : UINT64_MAX;
+	/* In pieces, so that a cancel is not kept waiting. */
+	for (uint64_t now = vac__port_now(), then; now < end && now < half && stop(o) == 0;
+	     now = then) {
+		vac__port_wait(&nobody, 0, end - now > 10000000 ? now + 10000000 : end);
+		then = vac__port_now();
+		o->res.paused_ns += then - now;
+	}
+}
+
 static void evacuate_pageblock(struct offline *o, uint32_t pfn)
 {
 	struct vac_pool *pool = o->pool;
 	struct vac__mig_item *items = pool->batch;
+	uint64_t start = vac__port_now(), leaving = o->st.leaving_ns;
+	uint64_t waits = vac__ld_rlx(&pool->c.fault_waits);
 	unsigned n = move_ready(o, items, pick(o, pfn, items)), held = 0;
 
 	/* Those that are not gated will not drain: long-term pins, or the test switch. */
@@ -268,6 +307,7 @@ static void evacuate_pageblock(struct offline *o, uint32_t pfn)
 	}
 	if (held)
 		drain(o, items, held);
+	leave_a_turn(o, start, o->st.leaving_ns - leaving, waits);
 }
 
 /* ---- The whole ------------------------------------------------------------------------------ */
@@ -277,11 +317,16 @@ static int verdict(const struct offline *o, int why)
 {
 	if (why == -ECANCELED)
 		return why;
-	if (o->pinned || o->last_pinned)
+	if (o->pinned || o->last_pinned || o->foreign || o->last_foreign)
 		return -EBUSY;
 	if (o->no_memory || o->last_no_memory)
 		return -ENOMEM;
 	return why;
+}
+
+static uint64_t pause_ns(unsigned idle)
+{
+	return UINT64_C(1000000) << (idle < 6 ? idle : 6);
 }
 
 static int evacuate(struct offline *o)
@@ -295,9 +340,12 @@ static int evacuate(struct offline *o)
 	for (;;) {
 		uint32_t seen = vac__event_read(&pool->progress);
 
+		if (vac__ld(&pool->nr_quar)) /* what others have let go meanwhile is target memory */
+			vac__quarantine_release(pool);
 		o->last_pinned = o->pinned;
 		o->last_no_memory = o->no_memory;
-		o->moved = o->pinned = o->no_memory = o->other = 0;
+		o->last_foreign = o->foreign;
+		o->moved = o->pinned = o->no_memory = o->foreign = o->other = 0;
 		o->long_frames = 0;
 		for (uint32_t i = 0; i < pool->pb_per_block; i++) {
 			if (vac__frames_used(pool, pb_pfn(o, i), NULL, NULL) == 0)
@@ -317,18 +365,20 @@ static int evacuate(struct offline *o)
 			idle = 0;
 			continue;
 		}
-		if (o->no_memory && !o->pinned && !o->other &&
+		if (o->no_memory && !o->pinned && !o->foreign && !o->other &&
 		    (o->opts.flags & VAC_OFFLINE_BEST_EFFORT))
 			return -ENOMEM;
 		if (o->long_frames == left)
 			return -EBUSY; /* all that is left is held for long: report, do not wait */
 		/* Nothing can be done until something happens elsewhere. Where a lot happens that
 		 * does not help us, look less often: each look gates the pinned folios again. */
-		vac__event_wait(&pool->progress, seen, o->deadline_ns);
+		if (o->foreign) /* whoever lets go there tells nobody: ask again, ever less often */
+			vac__event_wait(&pool->progress, seen,
+					sooner(o, vac__port_now() + pause_ns(idle)));
+		else
+			vac__event_wait(&pool->progress, seen, o->deadline_ns);
 		if (idle++)
-			vac__port_wait(&nobody, 0,
-				       sooner(o, vac__port_now() + (UINT64_C(1000000)
-								    << (idle < 6 ? idle : 6))));
+			vac__port_wait(&nobody, 0, sooner(o, vac__port_now() + pause_ns(idle)));
 	}
 }
 
@@ -346,8 +396,9 @@ static int check_room(struct offline *o, bool isolated)
 {
 	struct vac_pool *pool = o->pool;
 	uint64_t room = vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv);
-	uint64_t frames = UINT64_C(1) << pool->block_shift, own = 0;
+	uint64_t own = 0;
 	uint32_t nr_free, nr_resv;
+	bool others = false;
 
 	o->used_at_start = 0;
 	for (uint32_t i = 0; i < pool->pb_per_block; i++) {
@@ -360,7 +411,10 @@ static int check_room(struct offline *o, bool isolated)
 		o->res.missing_bytes = (o->used_at_start - room) << VAC__PAGE_SHIFT;
 	o->res.possible_bytes = (o->used_at_start < room ? o->used_at_start : room)
 				<< VAC__PAGE_SHIFT;
-	if (vac__ld_rlx(&pool->nr_total) == frames)
+	for (uint32_t i = 0; i < pool->max_blocks; i++)
+		others |= i != (uint32_t)o->id &&
+			  vac__ld(&pool->blocks[i].state) == VAC_BLOCK_ONLINE + 1;
+	if (!others)
 		return -ENOMEM; /* the last one: there is nowhere to go, now or later */
 	if (o->res.missing_bytes && !(o->opts.flags & VAC_OFFLINE_BEST_EFFORT))
 		return -ENOMEM;
@@ -379,6 +433,28 @@ static void unisolate(struct offline *o)
 		vac__frames_unisolate(o->pool, pb_pfn(o, i));
 }
 
+/* The block is empty: have it certified, asking again until the deadline. */
+static int certify(struct offline *o)
+{
+	_Atomic uint32_t nobody = 0;
+	int r;
+
+	o->pool->nr_lost = 0;
+	for (unsigned idle = 0;; idle++) {
+		r = vac__block_give_back(o->pool, o->id, &o->res.given_back_bytes);
+		if (r == 0 || stop(o) < 0)
+			break;
+		vac__port_wait(&nobody, 0, sooner(o, vac__port_now() + pause_ns(idle)));
+	}
+	o->trace.foreign = r < 0;
+	o->trace.certified = true;
+	if (r < 0 || o->pool->nr_lost)
+		vac__report_make(o->pool, o->id, &o->trace, &o->res.report);
+	if (r < 0)
+		set_state(o, VAC_BLOCK_QUARANTINE);
+	return r;
+}
+
 static int offline_locked(struct offline *o)
 {
 	struct vac_pool *pool = o->pool;
@@ -387,8 +463,18 @@ static int offline_locked(struct offline *o)
 
 	if (!vac__block_valid(pool, o->id))
 		return -ENOENT;
+	if (vac__ld(&o->block->state) == VAC_BLOCK_QUARANTINE + 1) {
+		if (dry)
+			return -EBUSY;
+		vac__st(&o->block->cancel, 0);
+		set_state(o, VAC_BLOCK_EVACUATING);
+		r = certify(o);
+		tell(o, true);
+		return r;
+	}
 	if (vac__ld(&o->block->state) != VAC_BLOCK_ONLINE + 1)
 		return -EALREADY;
+	vac__quarantine_release(pool);
 	r = check_room(o, false);
 	if (dry)
 		return r;
@@ -398,6 +484,7 @@ static int offline_locked(struct offline *o)
 	}
 	vac__st(&o->block->cancel, 0);
 	set_state(o, VAC_BLOCK_ISOLATING);
+	pool->looked = false;
 	vac__add(&pool->offliners, 1);
 	isolate(o);
 	VAC__SYNC("iso_done", (uint64_t)o->id);
@@ -407,19 +494,37 @@ static int offline_locked(struct offline *o)
 		r = evacuate(o);
 	}
 	if (r == 0) {
-		r = vac__block_give_back(pool, o->id, &o->res.given_back_bytes);
-		o->trace.foreign = r < 0;
-	}
-	if (r < 0) {
+		r = certify(o);
+	} else {
 		vac__report_make(pool, o->id, &o->trace, &o->res.report);
+		vac__look_at_return(pool, o->id);
 		unisolate(o);
 		set_state(o, VAC_BLOCK_ONLINE);
+		vac__quarantine_release(pool);
 	}
 	vac__sub(&pool->offliners, 1);
 	/* Those who found no memory while the block was isolated may find some again. */
 	vac__progress(pool);
 	tell(o, true);
 	return r;
+}
+
+/* The lock has no event to wait for beside it: who can be cancelled looks up now and then. */
+static int lock_hotplug(struct offline *o)
+{
+	for (;;) {
+		uint64_t until = o->deadline_ns;
+
+		if (o->cancel) {
+			if (vac__ld(o->cancel))
+				return -ECANCELED;
+			until = sooner(o, vac__port_now() + CANCEL_LOOK_NS);
+		}
+		if (vac__lock_until(&o->pool->hotplug, VAC__RANK_HOTPLUG, until))
+			return 0;
+		if (until == o->deadline_ns)
+			return -ETIMEDOUT;
+	}
 }
 
 static int offline(struct offline *o)
@@ -437,21 +542,23 @@ static int offline(struct offline *o)
 		return -ENOENT;
 	o->block = &pool->blocks[o->id];
 	state = vac__ld(&o->block->state);
-	if (state > VAC_BLOCK_ONLINE + 1)
+	if (state > VAC_BLOCK_ONLINE + 1 && state != VAC_BLOCK_QUARANTINE + 1)
 		return -EBUSY; /* somebody is at it already */
 	o->first = vac__block_pfn(pool, o->id);
-	if (!vac__lock_until(&pool->hotplug, VAC__RANK_HOTPLUG, o->deadline_ns))
-		return -ETIMEDOUT;
+	r = lock_hotplug(o);
+	if (r < 0)
+		return r;
 	r = offline_locked(o);
 	vac__unlock(&pool->hotplug, VAC__RANK_HOTPLUG);
 	return r;
 }
 
-int vac_block_offline(struct vac_pool *pool, int id, const struct vac_offline_opts *opts,
-		      struct vac_offline_result *res)
+int vac__block_offline(struct vac_pool *pool, int id, const struct vac_offline_opts *opts,
+		       struct vac_offline_result *res, const _Atomic uint32_t *cancel)
 {
 	struct offline o = {.pool = pool,
 			    .id = id,
+			    .cancel = cancel,
 			    .opts = {.size = sizeof(o.opts)},
 			    .res = {.size = sizeof(o.res)}};
 	int r;
@@ -465,7 +572,8 @@ int vac_block_offline(struct vac_pool *pool, int id, const struct vac_offline_op
 	}
 	if ((res && (res->size < sizeof(size_t) || res->size > sizeof(o.res))) ||
 	    (o.opts.flags &
-	     ~(VAC_OFFLINE_BEST_EFFORT | VAC_OFFLINE_DRY_RUN | VAC_OFFLINE_TEST_NO_GATE)))
+	     ~(VAC_OFFLINE_BEST_EFFORT | VAC_OFFLINE_DRY_RUN | VAC_OFFLINE_TEST_NO_GATE)) ||
+	    o.opts.writers_pct > 95)
 		return -EINVAL;
 	for (unsigned i = 0; i < VAC__TRACE; i++)
 		o.trace.e[i].pfn = VAC__NO_PFN;
@@ -489,13 +597,20 @@ int vac_block_offline(struct vac_pool *pool, int id, const struct vac_offline_op
 	return r;
 }
 
+int vac_block_offline(struct vac_pool *pool, int id, const struct vac_offline_opts *opts,
+		      struct vac_offline_result *res)
+{
+	return vac__block_offline(pool, id, opts, res, NULL);
+}
+
 int vac_block_cancel(struct vac_pool *pool, int id)
 {
 	if (vac__port_forked())
 		return -EPERM;
 	if (!vac__block_valid(pool, id))
 		return -ENOENT;
-	if (vac__ld(&pool->blocks[id].state) <= VAC_BLOCK_ONLINE + 1)
+	if (vac__ld(&pool->blocks[id].state) <= VAC_BLOCK_ONLINE + 1 ||
+	    vac__ld(&pool->blocks[id].state) == VAC_BLOCK_QUARANTINE + 1)
 		return -EALREADY;
 	vac__st(&pool->blocks[id].cancel, 1);
 	vac__event_signal(&pool->progress);

@@ -233,7 +233,7 @@ int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flag
 	base = (uintptr_t)space->base;
 	bytes = (size_t)space->vpbs << VAC__PB_SHIFT;
 	if (len == 0 || !pin || a + len < a ||
-	    (flags & ~(VAC_PIN_WRITE | VAC_PIN_LONGTERM | VAC_PIN_STACK)))
+	    (flags & ~(VAC_PIN_WRITE | VAC_PIN_LONGTERM | VAC_PIN_STACK | VAC_PIN_NOWAIT)))
 		return -EINVAL;
 	if (a < base || a - base >= bytes || len > bytes - (a - base))
 		return -EFAULT;
@@ -244,7 +244,7 @@ int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flag
 	if (r < 0)
 		return r;
 	p.rec = &pool->ledger.rec[p.index];
-	write_record(p.rec, space, a, len, flags, owner);
+	write_record(p.rec, space, a, len, flags & ~VAC_PIN_NOWAIT, owner);
 	if ((flags & VAC_PIN_STACK) || (pool->opts.flags & VAC_POOL_STACKS)) {
 		uintptr_t pc[VAC_STACK_MAX];
 		unsigned depth = vac__port_stack(pc, VAC_STACK_MAX);
@@ -257,12 +257,30 @@ int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flag
 	seq = vac__ld_rlx(&p.rec->seq) + VAC__SEQ_LIVE;
 	vac__st_rel(&p.rec->seq, seq);
 
-	while ((r = pin_range(&p, space, first, end, flags & VAC_PIN_WRITE ? VAC__WRITE : VAC__READ,
-			      &pfn)) == -EAGAIN) {
+	for (;;) {
+		bool fork = false;
+
+		r = pin_range(&p, space, first, end, flags & VAC_PIN_WRITE ? VAC__WRITE : VAC__READ,
+			      &pfn);
+		/* Looked at after a pin was counted, which is a full barrier: either we see the
+		 * gate, or fork() sees our record. */
+		if (r == 0)
+			fork = vac__fork_waits(pool, flags);
+		if (r == 0 && fork)
+			r = -EAGAIN;
+		if (r != -EAGAIN || flags & VAC_PIN_NOWAIT)
+			break;
+		/* A fork() must not wait for a record that holds nothing. */
+		vac__st(&p.rec->flags, flags & ~(VAC_PIN_WRITE | VAC_PIN_NOWAIT));
 		release_runs(pool, p.rec);
 		vac__st_rel(&p.rec->nr_runs, 0);
 		p.nr = 0;
-		wait_turn(pool, pfn);
+		vac__progress(pool);
+		if (fork)
+			vac__fork_wait(pool);
+		else
+			wait_turn(pool, pfn);
+		vac__st(&p.rec->flags, flags & ~VAC_PIN_NOWAIT);
 	}
 	if (r < 0) {
 		release_runs(pool, p.rec);

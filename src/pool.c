@@ -52,7 +52,8 @@ static int complete(struct vac_pool_opts *o)
 	if (o->max_bytes < o->block_bytes || o->max_bytes / o->block_bytes > VAC__MAX_BLOCKS ||
 	    o->max_bytes >> VAC__PAGE_SHIFT >= VAC__NO_PFN)
 		return -EINVAL;
-	if (o->flags & ~(VAC_POOL_STACKS | VAC_POOL_NO_HUGE | VAC_POOL_BASE_ONLY))
+	if (o->flags & ~(VAC_POOL_STACKS | VAC_POOL_NO_HUGE | VAC_POOL_BASE_ONLY |
+			 VAC_POOL_FORK_COPY | VAC_POOL_PINS_ONLY | VAC_POOL_TEST_NO_LOOK))
 		return -EINVAL;
 	if ((unsigned)o->guard > VAC_GUARD_USERFAULTFD)
 		return -EINVAL;
@@ -69,9 +70,11 @@ static void release(struct vac_pool *pool)
 	if (pool->mem_ctx)
 		pool->mem->close(pool->mem_ctx);
 	if (pool->frames)
-		vac__port_meta_release(pool->frames, frames * sizeof(*pool->frames));
+		vac__port_table_release(pool->frames, frames * sizeof(*pool->frames));
 	if (pool->pbs)
-		vac__port_meta_release(pool->pbs, (frames >> VAC__PB_ORDER) * sizeof(*pool->pbs));
+		vac__port_table_release(pool->pbs, (frames >> VAC__PB_ORDER) * sizeof(*pool->pbs));
+	if (pool->watch)
+		vac__port_table_release(pool->watch, frames * sizeof(*pool->watch));
 	if (pool->blocks)
 		vac__port_meta_release(pool->blocks, pool->max_blocks * sizeof(*pool->blocks));
 	vac__port_meta_release(pool, sizeof(*pool));
@@ -106,10 +109,12 @@ static int pool_open(const struct vac_pool_opts *o, const char *name, struct vac
 		goto fail;
 	}
 	r = -ENOMEM;
-	pool->frames = vac__port_meta_reserve(frames * sizeof(*pool->frames));
-	pool->pbs = vac__port_meta_reserve((frames >> VAC__PB_ORDER) * sizeof(*pool->pbs));
+	pool->frames = vac__port_table_reserve(frames * sizeof(*pool->frames));
+	pool->pbs = vac__port_table_reserve((frames >> VAC__PB_ORDER) * sizeof(*pool->pbs));
 	pool->blocks = vac__port_meta_reserve(pool->max_blocks * sizeof(*pool->blocks));
-	if (!pool->frames || !pool->pbs || !pool->blocks || vac__ledger_open(pool) < 0)
+	pool->watch = vac__port_table_reserve(frames * sizeof(*pool->watch));
+	if (!pool->watch || !pool->frames || !pool->pbs || !pool->blocks ||
+	    vac__ledger_open(pool) < 0)
 		goto fail;
 	pool->direct_bytes = frames << VAC__PAGE_SHIFT;
 	align = VAC_PAGEBLOCK_BYTES;
@@ -117,7 +122,13 @@ static int pool_open(const struct vac_pool_opts *o, const char *name, struct vac
 	if (r < 0)
 		goto fail;
 	pool->direct = direct;
+	vac__pool_link(pool);
 	*out = pool;
+	if (o->guard == VAC_GUARD_AUTO && pool->guard != VAC_GUARD_USERFAULTFD)
+		vac__log(
+			pool, VAC_LOG_INFO,
+			"guard sigsegv, as the host does not allow userfaultfd: system calls on pool "
+			"memory that is absent or leaving answer EFAULT, see vacate(7)");
 	return 0;
 fail:
 	release(pool);
@@ -162,6 +173,8 @@ int vac_pool_close(struct vac_pool *pool)
 
 	if (vac__port_forked())
 		return -EPERM;
+	if (vac__ld(&pool->holds))
+		return -EBUSY;
 	VAC__ENTER();
 	for (uint32_t i = 0; i < vac__ld_acq(&pool->ledger.top) && r == 0; i++)
 		if (vac__seq_used(vac__ld_acq(&pool->ledger.rec[i].seq)))
@@ -174,10 +187,14 @@ int vac_pool_close(struct vac_pool *pool)
 	}
 	if (r == 0) {
 		vac__lock(&pool->hotplug, VAC__RANK_HOTPLUG);
-		for (uint32_t i = 0; i < pool->max_blocks; i++)
+		for (uint32_t i = 0; i < pool->max_blocks; i++) {
 			if (vac__ld(&pool->blocks[i].state) > VAC_BLOCK_OFFLINE + 1)
 				vac__block_free_memory(pool, (int)i);
+			if (vac__ld(&pool->blocks[i].state))
+				vac__block_drop_file(pool, &pool->blocks[i]);
+		}
 		vac__unlock(&pool->hotplug, VAC__RANK_HOTPLUG);
+		vac__pool_unlink(pool);
 		release(pool);
 	}
 	VAC__LEAVE();
@@ -199,13 +216,16 @@ int vac_pool_stats(struct vac_pool *pool, struct vac_pool_stats *stats)
 		uint32_t state = vac__ld_acq(&pool->blocks[i].state);
 
 		s.blocks += state != 0;
-		s.blocks_online += state > VAC_BLOCK_OFFLINE + 1;
+		s.blocks_online += state > VAC_BLOCK_OFFLINE + 1 &&
+				   state != VAC_BLOCK_QUARANTINE + 1;
 	}
 	s.frames_total = vac__ld_rlx(&pool->nr_total);
 	s.frames_free = vac__ld_rlx(&pool->nr_free);
 	s.frames_reserved = vac__ld_rlx(&pool->nr_resv);
 	s.frames_isolated = vac__ld_rlx(&pool->nr_isolated);
-	s.frames_used = s.frames_total - s.frames_free - s.frames_reserved - s.frames_isolated;
+	s.frames_quarantined = vac__ld_rlx(&pool->nr_quar);
+	s.frames_used = s.frames_total - s.frames_free - s.frames_reserved - s.frames_isolated -
+			s.frames_quarantined;
 	s.pageblocks_huge = vac__ld_rlx(&pool->nr_pb_huge);
 	s.pageblocks_base = vac__ld_rlx(&pool->nr_pb_base);
 	s.spaces = vac__ld_rlx(&pool->nr_spaces);
@@ -224,6 +244,10 @@ int vac_pool_stats(struct vac_pool *pool, struct vac_pool_stats *stats)
 	s.dangling = vac__ld_rlx(&pool->c.dangling);
 	s.wakes = vac__ld_rlx(&pool->c.wakes);
 	s.wake_batch_max_ns = vac__ld_rlx(&pool->c.wake_batch_max_ns);
+	s.sees_holders = pool->mem->sees(pool->mem_ctx);
+	s.foreign_held = vac__ld_rlx(&pool->c.foreign_held);
+	s.late_carried_bytes = vac__ld_rlx(&pool->c.late_carried);
+	s.late_lost_bytes = vac__ld_rlx(&pool->c.late_lost);
 	memcpy(stats, &s, s.size);
 	return 0;
 }
@@ -236,6 +260,7 @@ int vac_pool_check(struct vac_pool *pool, char *msg, size_t msg_bytes)
 	if (vac__port_forked())
 		return -EPERM;
 	VAC__ENTER();
+	pool->mem->quiet(pool->mem_ctx);
 	r = vac__check(pool, text, sizeof(text));
 	VAC__LEAVE();
 	if (msg && msg_bytes) {

@@ -47,6 +47,20 @@ static void find_mapping(struct vac_pool *pool, uint32_t pfn, struct vac_blocker
 	vac__rdunlock(&pool->families[fam].lock, VAC__RANK_RMAP);
 }
 
+/* The address of a page, and the name of its space. */
+static void name_page(struct vac_pool *pool, struct vac_blocker *b, uint32_t family, uint32_t page)
+{
+	struct vac_space *s;
+
+	vac__rdlock(&pool->families[family].lock, VAC__RANK_RMAP);
+	s = vac__rmap_first(pool, family);
+	if (s && page < s->pages) {
+		memcpy(b->space, s->name, sizeof(b->space));
+		b->addr = (uintptr_t)s->base + ((uintptr_t)page << VAC__PAGE_SHIFT);
+	}
+	vac__rdunlock(&pool->families[family].lock, VAC__RANK_RMAP);
+}
+
 static void add_owner(struct vac_report *r, struct held *h, const struct vac__pin_view *v)
 {
 	struct vac_owner *o;
@@ -67,12 +81,25 @@ static void add_owner(struct vac_report *r, struct held *h, const struct vac__pi
 	h->b.owners++;
 }
 
+/* Somebody that the ledger does not know: ask the platform for a name. */
+static void add_foreigner(struct vac_pool *pool, struct vac_report *r, struct held *h,
+			  const void *shown, size_t bytes)
+{
+	struct vac__pin_view v = {.addr = (uintptr_t)shown, .len = shown ? bytes : 0};
+
+	pool->mem->holder(pool->mem_ctx, shown, bytes, v.owner, sizeof(v.owner), &v.tid);
+	v.when_ns = vac__port_now_coarse(); /* nobody knows since when */
+	add_owner(r, h, &v);
+}
+
 static enum vac_blocker_class classify(const struct vac_blocker *b, bool long_pin)
 {
 	if (b->pins)
 		return long_pin ? VAC_HELD_LONG_PIN : VAC_HELD_SHORT_PIN;
 	if (b->last_error == -ENOMEM)
 		return VAC_HELD_NO_TARGET;
+	if (b->last_error == -VAC__EHELD)
+		return VAC_HELD_FOREIGN;
 	if (b->last_error == -ENOBUFS)
 		return VAC_HELD_HOST_LIMIT;
 	if (b->refs > b->expected_refs)
@@ -125,6 +152,8 @@ static void add_folio(struct vac_pool *pool, struct vac_report *r, uint32_t pfn,
 		add_owner(r, h, &v);
 	}
 	h->b.cls = classify(&h->b, long_pin);
+	if (h->b.cls == VAC_HELD_FOREIGN)
+		add_foreigner(pool, r, h, (void *)h->b.addr, (size_t)b.frames << VAC__PAGE_SHIFT);
 }
 
 static const char *group_of(const struct vac_report *r, const struct held *h)
@@ -170,18 +199,82 @@ static void group(struct vac_report *r)
 	}
 }
 
-static void add_foreign(struct vac_pool *pool, struct vac_report *r, int id)
+static struct held *add_held(struct vac_report *r, enum vac_blocker_class cls, int block,
+			     uint32_t pfn, uint32_t frames)
 {
-	struct held *h = &r->held[r->n++];
+	struct held *h;
 
+	if (r->n == VAC__BLOCKERS_MAX) {
+		r->left_out++;
+		return NULL;
+	}
+	h = &r->held[r->n++];
 	memset(h, 0, sizeof(*h));
 	h->b.size = sizeof(h->b);
-	h->b.cls = VAC_HELD_FOREIGN;
-	h->b.block = id;
-	h->b.pfn = vac__block_pfn(pool, id);
-	h->b.frames = UINT32_C(1) << pool->block_shift;
+	h->b.cls = cls;
+	h->b.block = block;
+	h->b.pfn = pfn;
+	h->b.frames = frames;
 	h->b.last_error = -EBUSY;
 	h->first_owner = r->nr_owners;
+	return h;
+}
+
+/* The platform does not certify the block: which of its frames are held, and by whom, as far as it can
+ * tell. Frames without records were looked at one by one, where that could be done. */
+static void add_foreign(struct vac_pool *pool, struct vac_report *r, int id)
+{
+	struct vac__block *b = &pool->blocks[id];
+	uint32_t first = vac__block_pfn(pool, id), n = UINT32_C(1) << pool->block_shift, found = 0;
+	struct held *h;
+
+	for (uint32_t k = 0; k < n && !b->sealed; k += VAC__PB_PAGES) {
+		size_t at, off = (size_t)k << VAC__PAGE_SHIFT;
+
+		if (vac__ld_rlx(&pool->pbs[(first + k) >> VAC__PB_ORDER].populated) ==
+			    VAC__PB_VIRGIN ||
+		    pool->mem->held(pool->mem_ctx, &b->backing, off, VAC_PAGEBLOCK_BYTES, NULL,
+				    &at) != 1)
+			continue;
+		h = add_held(r, VAC_HELD_FOREIGN, id, first + (uint32_t)(at >> VAC__PAGE_SHIFT), 1);
+		if (h)
+			add_foreigner(pool, r, h, NULL, 0);
+		found++;
+	}
+	if (found || b->sealed)
+		return;
+	h = add_held(r, VAC_HELD_FOREIGN, id, first, n);
+	if (h)
+		add_foreigner(pool, r, h, NULL, 0);
+}
+
+/* Certified, but not all could be carried over: pages whose pins stand in the way, if the block waits
+ * for those, and bytes that are lost. */
+static void add_late(struct vac_pool *pool, struct vac_report *r, int id)
+{
+	uint32_t first = vac__block_pfn(pool, id), n = UINT32_C(1) << pool->block_shift;
+	struct held *h;
+
+	for (uint32_t i = 0; i < n && pool->blocks[id].sealed; i++) {
+		struct vac__watch *w = &pool->watch[first + i];
+
+		if (!vac__ld(&w->armed))
+			continue;
+		h = add_held(r, VAC_HELD_LATE, id, first + i, 1);
+		if (h)
+			name_page(pool, &h->b, vac__ld_rlx(&w->family), vac__ld_rlx(&w->index));
+	}
+	for (unsigned i = 0; i < pool->nr_lost && i < VAC__LOST_MAX; i++) {
+		if ((int)(pool->lost[i].pfn >> pool->block_shift) != id)
+			continue;
+		h = add_held(r, VAC_HELD_LOST, id, pool->lost[i].pfn, 1);
+		if (!h)
+			return;
+		memcpy(h->b.space, pool->lost[i].space, sizeof(h->b.space));
+		h->b.addr = pool->lost[i].addr;
+	}
+	if (pool->nr_lost > VAC__LOST_MAX)
+		r->left_out += pool->nr_lost - VAC__LOST_MAX;
 }
 
 int vac__report_make(struct vac_pool *pool, int id, const struct vac__trace *t,
@@ -193,7 +286,7 @@ int vac__report_make(struct vac_pool *pool, int id, const struct vac__trace *t,
 	*report = NULL;
 	if (!r)
 		return -ENOMEM;
-	r->held = vac__port_meta_reserve(sizeof(*r->held) * (VAC__BLOCKERS_MAX + 1));
+	r->held = vac__port_meta_reserve(sizeof(*r->held) * VAC__BLOCKERS_MAX);
 	r->owners = vac__port_meta_reserve(sizeof(*r->owners) * VAC__OWNERS_MAX);
 	if (!r->held || !r->owners) {
 		vac_report_free(r);
@@ -203,6 +296,8 @@ int vac__report_make(struct vac_pool *pool, int id, const struct vac__trace *t,
 		add_folio(pool, r, pfn, t);
 	if (t && t->foreign)
 		add_foreign(pool, r, id);
+	if (t && t->certified)
+		add_late(pool, r, id);
 	group(r);
 	*report = r;
 	return 0;
@@ -220,7 +315,22 @@ int vac_report_block(struct vac_pool *pool, int id, struct vac_report **report)
 	if (!vac__block_valid(pool, id))
 		return -ENOENT;
 	VAC__ENTER();
-	err = vac__report_make(pool, id, NULL, &r);
+	/* What keeps an empty block from being given back is asked of the platform, which wants it to stay
+	 * as it is meanwhile; an offline at work on it says so itself. */
+	if (vac__ld(&pool->blocks[id].state) == VAC_BLOCK_QUARANTINE + 1 &&
+	    vac__lock_until(&pool->hotplug, VAC__RANK_HOTPLUG, vac__port_now() + 1000000)) {
+		struct vac__trace t = {.foreign = true, .certified = true};
+
+		for (unsigned i = 0; i < VAC__TRACE; i++)
+			t.e[i].pfn = VAC__NO_PFN;
+		err = vac__report_make(
+			pool, id,
+			vac__ld(&pool->blocks[id].state) == VAC_BLOCK_QUARANTINE + 1 ? &t : NULL,
+			&r);
+		vac__unlock(&pool->hotplug, VAC__RANK_HOTPLUG);
+	} else {
+		err = vac__report_make(pool, id, NULL, &r);
+	}
 	VAC__LEAVE();
 	*report = r;
 	return err;
@@ -232,7 +342,7 @@ void vac_report_free(struct vac_report *r)
 		return;
 	VAC__ENTER();
 	if (r->held)
-		vac__port_meta_release(r->held, sizeof(*r->held) * (VAC__BLOCKERS_MAX + 1));
+		vac__port_meta_release(r->held, sizeof(*r->held) * VAC__BLOCKERS_MAX);
 	if (r->owners)
 		vac__port_meta_release(r->owners, sizeof(*r->owners) * VAC__OWNERS_MAX);
 	vac__port_meta_release(r, sizeof(*r));
@@ -278,6 +388,8 @@ const char *vac_blocker_class_name(enum vac_blocker_class cls)
 		[VAC_HELD_FOREIGN] = "foreign holder",
 		[VAC_HELD_HOST_LIMIT] = "host mapping limit",
 		[VAC_HELD_BUSY] = "busy",
+		[VAC_HELD_LATE] = "late foreign write to be carried over",
+		[VAC_HELD_LOST] = "late foreign write lost",
 	};
 
 	return (unsigned)cls < sizeof(names) / sizeof(names[0]) ? names[cls] : "unknown";
@@ -285,6 +397,10 @@ const char *vac_blocker_class_name(enum vac_blocker_class cls)
 
 static void print_owner(const struct vac_owner *o, FILE *out)
 {
+	if (o->age_ns == 0 && o->len == 0 && o->tid == 0) { /* somebody outside the engine */
+		fprintf(out, "    \"%s\"\n", o->owner);
+		return;
+	}
 	fprintf(out, "    \"%s\" thread %u%s%s%s, for %llu.%03llu s, %s%s %#llx+%llu\n", o->owner,
 		o->tid, o->thread[0] ? " (" : "", o->thread, o->thread[0] ? ")" : " (ended)",
 		(unsigned long long)(o->age_ns / 1000000000),

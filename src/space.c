@@ -36,6 +36,9 @@ const struct vac__vma *vac__vma_find(const struct vac_space *s, uint32_t page)
 
 static void vma_insert(struct vac_space *s, uint32_t at, struct vac__vma v)
 {
+	if (s->nr_vmas % 65536 == 0) /* see dense() */
+		vac__port_table_dense(s->vmas, s->cap_vmas * sizeof(v), 0,
+				      (s->nr_vmas + 65536) * sizeof(v));
 	memmove(&s->vmas[at + 1], &s->vmas[at], (s->nr_vmas - at) * sizeof(v));
 	s->vmas[at] = v;
 	s->nr_vmas++;
@@ -121,6 +124,45 @@ static bool vma_hole(const struct vac_space *s, uint32_t n, uint32_t align, uint
 	return false;
 }
 
+/* ---- Holes ------------------------------------------------------------------------------------- */
+
+/*
+ * What is mapped and may be touched, but shows nothing, is a hole to the host; what is not, or
+ * has no rights, is bare. Each VMA is booked as two host mappings for it, as its holes begin and
+ * end beside what is bare; the holes between what is shown are the gaps that map.c books.
+ */
+#define VMAS_EACH 2
+
+/* After a change of VMAs, which cannot fail any more. */
+static void book_vmas(struct vac_space *s, uint32_t before)
+{
+	vac__port_vma_charge(((long)s->nr_vmas - (long)before) * VMAS_EACH, true);
+}
+
+static void *page_addr(struct vac_space *s, uint32_t page)
+{
+	return s->base + ((size_t)page << VAC__PAGE_SHIFT);
+}
+
+/* Pages [first, end) may be filled from now on: a core dump needs what describes them. */
+static void dense(struct vac_space *s, uint32_t first, uint32_t end)
+{
+	size_t v = s->vpbs, at = first >> VAC__PB_ORDER;
+	size_t n = ((end - 1) >> VAC__PB_ORDER) + 1 - at;
+
+	vac__port_table_dense(s->pmd, v * sizeof(*s->pmd), at * sizeof(*s->pmd),
+			      n * sizeof(*s->pmd));
+	vac__port_table_dense(s->pte, v * VAC__PB_PAGES * sizeof(*s->pte),
+			      at * VAC__PB_PAGES * sizeof(*s->pte),
+			      n * VAC__PB_PAGES * sizeof(*s->pte));
+	vac__port_table_dense(s->ptl, v * sizeof(*s->ptl), at * sizeof(*s->ptl),
+			      n * sizeof(*s->ptl));
+	vac__port_table_dense(s->nseg, v * sizeof(*s->nseg), at * sizeof(*s->nseg),
+			      n * sizeof(*s->nseg));
+	vac__port_table_dense(s->resv, v * sizeof(*s->resv), at * sizeof(*s->resv),
+			      n * sizeof(*s->resv));
+}
+
 /* ---- Create and destroy --------------------------------------------------------------------- */
 
 static void space_free(struct vac_space *s)
@@ -128,17 +170,17 @@ static void space_free(struct vac_space *s)
 	size_t v = s->vpbs;
 
 	if (s->pmd)
-		vac__port_meta_release(s->pmd, v * sizeof(*s->pmd));
+		vac__port_table_release(s->pmd, v * sizeof(*s->pmd));
 	if (s->pte)
-		vac__port_meta_release(s->pte, v * VAC__PB_PAGES * sizeof(*s->pte));
+		vac__port_table_release(s->pte, v * VAC__PB_PAGES * sizeof(*s->pte));
 	if (s->ptl)
-		vac__port_meta_release(s->ptl, v * sizeof(*s->ptl));
+		vac__port_table_release(s->ptl, v * sizeof(*s->ptl));
 	if (s->nseg)
-		vac__port_meta_release(s->nseg, v * sizeof(*s->nseg));
+		vac__port_table_release(s->nseg, v * sizeof(*s->nseg));
 	if (s->resv)
-		vac__port_meta_release(s->resv, v * sizeof(*s->resv));
+		vac__port_table_release(s->resv, v * sizeof(*s->resv));
 	if (s->vmas)
-		vac__port_meta_release(s->vmas, s->cap_vmas * sizeof(*s->vmas));
+		vac__port_table_release(s->vmas, s->cap_vmas * sizeof(*s->vmas));
 	vac__port_meta_release(s, sizeof(*s));
 }
 
@@ -154,12 +196,12 @@ static struct vac_space *space_alloc(struct vac_pool *pool, const struct vac_spa
 	s->pages = (uint32_t)(v * VAC__PB_PAGES);
 	memcpy(s->name, o->name, strlen(o->name) + 1);
 	s->cap_vmas = s->pages + 4 < VAC__VMAS_MAX ? s->pages + 4 : VAC__VMAS_MAX;
-	s->pmd = vac__port_meta_reserve(v * sizeof(*s->pmd));
-	s->pte = vac__port_meta_reserve(v * VAC__PB_PAGES * sizeof(*s->pte));
-	s->ptl = vac__port_meta_reserve(v * sizeof(*s->ptl));
-	s->nseg = vac__port_meta_reserve(v * sizeof(*s->nseg));
-	s->resv = vac__port_meta_reserve(v * sizeof(*s->resv));
-	s->vmas = vac__port_meta_reserve(s->cap_vmas * sizeof(*s->vmas));
+	s->pmd = vac__port_table_reserve(v * sizeof(*s->pmd));
+	s->pte = vac__port_table_reserve(v * VAC__PB_PAGES * sizeof(*s->pte));
+	s->ptl = vac__port_table_reserve(v * sizeof(*s->ptl));
+	s->nseg = vac__port_table_reserve(v * sizeof(*s->nseg));
+	s->resv = vac__port_table_reserve(v * sizeof(*s->resv));
+	s->vmas = vac__port_table_reserve(s->cap_vmas * sizeof(*s->vmas));
 	if (!s->pmd || !s->pte || !s->ptl || !s->nseg || !s->resv || !s->vmas) {
 		space_free(s);
 		return NULL;
@@ -190,6 +232,12 @@ static int space_create(struct vac_pool *pool, const struct vac_space_opts *o,
 	if (r < 0)
 		goto fail;
 	s->base = base;
+	vac__st(&s->ready, 1);
+	r = vac__space_list(s);
+	if (r < 0) {
+		pool->mem->space_release(pool->mem_ctx, base, vac_space_bytes(s));
+		goto fail;
+	}
 	vac__family_join(pool, id, s);
 	vac__st(&pool->spaces[id], s);
 	vac__add(&pool->nr_spaces, 1);
@@ -248,6 +296,7 @@ static int space_destroy(struct vac_space *s)
 		return -ENOMEM;
 	}
 	vac__zap(s, 0, s->pages);
+	vac__port_vma_charge(-(long)s->nr_vmas * VMAS_EACH, true);
 	s->nr_vmas = 0;
 	vac__wrunlock(&pool->families[s->family].lock, VAC__RANK_RMAP);
 	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
@@ -260,6 +309,7 @@ static int space_destroy(struct vac_space *s)
 	vac__st(&pool->spaces[s->id], NULL);
 	vac__unlock(&pool->spaces_lock, VAC__RANK_SPACE);
 	vac__sub(&pool->nr_spaces, 1);
+	vac__space_unlist(s);
 	pool->mem->space_release(pool->mem_ctx, s->base, vac_space_bytes(s));
 	space_free(s);
 	return 0;
@@ -394,12 +444,47 @@ static uint64_t gate_deadline(struct vac_pool *pool)
 	return vac__port_now() + (uint64_t)pool->opts.gate_timeout_ms * 1000000;
 }
 
-/* Is there a border of nothing at this page yet: would it cut what the host shows in one piece? What
- * meets at the border of two vpbs is booked as two pieces already. */
+/*
+ * Host mappings that a border at this page may take, where there is none yet: it may cut what the host
+ * shows in one piece (what meets at the border of two vpbs is booked as two pieces already), and it
+ * may cut a VMA. To be booked until both are booked as they then are.
+ */
 static long cuts_at(struct vac_space *s, uint32_t page)
 {
-	return page % VAC__PB_PAGES && (vac__entry_get(s, page - 1) & VAC__E_HMAP) &&
-	       (vac__entry_get(s, page) & VAC__E_HMAP);
+	const struct vac__vma *v = page < s->pages ? vac__vma_find(s, page) : NULL;
+	long shown = page % VAC__PB_PAGES && (vac__entry_get(s, page - 1) & VAC__E_HMAP) &&
+		     (vac__entry_get(s, page) & VAC__E_HMAP);
+
+	return shown + (v && v->start < page ? VMAS_EACH : 0);
+}
+
+/*
+ * Show nothing in [first, end) any more, but let it be touched where VMAs allow it: one host call for
+ * VMAs that touch, as a huge folio may lie across two that differ in advice only. On failure what was
+ * hidden is shown again when it is touched.
+ */
+static int hide(struct vac_space *s, uint32_t first, uint32_t end)
+{
+	const struct vac__mem_ops *mem = s->pool->mem;
+	uint32_t i = vma_after(s, first);
+	int r = 0;
+
+	while (r == 0 && i < s->nr_vmas && s->vmas[i].start < end) {
+		bool rights = s->vmas[i].prot;
+		uint32_t lo = s->vmas[i].start > first ? s->vmas[i].start : first, hi;
+		size_t bytes;
+
+		do {
+			hi = s->vmas[i++].end;
+		} while (i < s->nr_vmas && s->vmas[i].start == hi && hi < end &&
+			 (s->vmas[i].prot != 0) == rights);
+		bytes = (size_t)((hi < end ? hi : end) - lo) << VAC__PAGE_SHIFT;
+		r = rights ? mem->hole(s->pool->mem_ctx, page_addr(s, lo), bytes, false)
+			   : mem->unmap(s->pool->mem_ctx, page_addr(s, lo), bytes);
+		if (r < 0)
+			vac__entries_hide(s, first, lo);
+	}
+	return r;
 }
 
 /* Drop the pages of a range, and its VMAs too if `forget`. */
@@ -407,9 +492,17 @@ static int drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget)
 {
 	struct vac_pool *pool = s->pool;
 	struct change c = {.first = first, .end = end, .deadline_ns = gate_deadline(pool)};
+	uint32_t vmas;
 	long cuts;
-	int r = change_begin(s, &c);
+	int r;
 
+	/* What earlier drops have left to others may be free by now. */
+	if (vac__ld(&pool->nr_quar) &&
+	    vac__lock_until(&pool->hotplug, VAC__RANK_HOTPLUG, vac__port_now())) {
+		vac__quarantine_release(pool);
+		vac__unlock(&pool->hotplug, VAC__RANK_HOTPLUG);
+	}
+	r = change_begin(s, &c);
 	if (r < 0)
 		return r;
 	cuts = cuts_at(s, first) + cuts_at(s, end);
@@ -417,13 +510,17 @@ static int drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget)
 		change_end(s);
 		return -ENOMEM;
 	}
-	r = pool->mem->unmap(pool->mem_ctx, s->base + ((size_t)first << VAC__PAGE_SHIFT),
-			     (size_t)(end - first) << VAC__PAGE_SHIFT);
-	if (r == 0) {
+	vmas = s->nr_vmas;
+	if (forget)
+		r = pool->mem->unmap(pool->mem_ctx, page_addr(s, first),
+				     (size_t)(end - first) << VAC__PAGE_SHIFT);
+	else
+		r = hide(s, first, end);
+	if (r == 0)
 		vac__zap(s, first, end);
-		if (forget)
-			vma_remove(s, first, end);
-	}
+	if (r == 0 && forget)
+		vma_remove(s, first, end);
+	book_vmas(s, vmas);
 	vac__port_vma_charge(-cuts, true);
 	change_end(s);
 	return r;
@@ -462,26 +559,35 @@ static int map(struct vac_space *s, uint32_t first, uint32_t pages, bool fixed, 
 	       unsigned flags, uint32_t *at)
 {
 	struct vac__vma v = {.prot = (uint8_t)prot, .nohuge = (flags & VAC_MAP_NOHUGE) != 0};
-	uint32_t i;
+	uint32_t i, vmas;
 	int r = 0;
 
 	vac__wrlock(&s->lock, VAC__RANK_SPACE);
-	if (!vma_room(s)) {
-		r = -ENOMEM;
-	} else if (fixed) {
+	if (!vma_room(s) || !vac__port_vma_charge(VMAS_EACH, false)) {
+		vac__wrunlock(&s->lock, VAC__RANK_SPACE);
+		return -ENOMEM;
+	}
+	vmas = s->nr_vmas;
+	if (fixed) {
 		i = vma_after(s, first);
 		if (i < s->nr_vmas && s->vmas[i].start < first + pages)
 			r = -EEXIST;
 	} else if (!vma_hole(s, pages, pages >= VAC__PB_PAGES ? VAC__PB_PAGES : 1, &first)) {
 		r = -ENOMEM;
 	}
+	if (r == 0 && prot)
+		r = s->pool->mem->hole(s->pool->mem_ctx, page_addr(s, first),
+				       (size_t)pages << VAC__PAGE_SHIFT, true);
 	if (r == 0) {
 		v.start = first;
 		v.end = first + pages;
 		/* Walks look at VMAs never, at entries only: a new VMA has none yet. */
 		vma_insert(s, vma_after(s, first), v);
 		vma_merge_around(s, first, v.end);
+		dense(s, first, v.end);
 	}
+	book_vmas(s, vmas);
+	vac__port_vma_charge(-VMAS_EACH, true);
 	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
 	if (r == 0 && (flags & VAC_MAP_POPULATE) && prot)
 		populate(s, first, first + pages);
@@ -544,11 +650,6 @@ static bool shown_run(struct vac_space *s, uint32_t *at, uint32_t *to, uint32_t 
 	return in;
 }
 
-static void *page_addr(struct vac_space *s, uint32_t page)
-{
-	return s->base + ((size_t)page << VAC__PAGE_SHIFT);
-}
-
 /* The shown runs that a change of rights of [first, end) cuts, at the left and at the right. */
 struct edges {
 	struct {
@@ -593,7 +694,8 @@ static int hold_edges(struct vac_space *s, const struct edges *e)
 			continue;
 		if (i > 0)
 			mem->stay(ctx, page_addr(s, e->run[0].at),
-				  (size_t)(e->run[0].to - e->run[0].at) << VAC__PAGE_SHIFT, 0);
+				  (size_t)(e->run[0].to - e->run[0].at) << VAC__PAGE_SHIFT, NULL, 0,
+				  0);
 		return r;
 	}
 	return 0;
@@ -603,13 +705,50 @@ static void let_edges_go(struct vac_space *s, const struct edges *e)
 {
 	for (unsigned i = 0; i < e->n; i++)
 		s->pool->mem->stay(s->pool->mem_ctx, page_addr(s, e->run[i].at),
-				   (size_t)(e->run[i].to - e->run[i].at) << VAC__PAGE_SHIFT, 0);
+				   (size_t)(e->run[i].to - e->run[i].at) << VAC__PAGE_SHIFT, NULL,
+				   0, 0);
+}
+
+/*
+ * What shows nothing in [first, end), of VMAs that have rights or of those that have none: make it a hole
+ * (open), or bare. On failure *end says how far it got.
+ */
+static int turn_holes(struct vac_space *s, uint32_t first, uint32_t *end, bool rights, bool open)
+{
+	const struct vac__mem_ops *mem = s->pool->mem;
+	void *ctx = s->pool->mem_ctx;
+
+	for (uint32_t i = vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < *end; i++) {
+		const struct vac__vma *v = &s->vmas[i];
+		uint32_t at = v->start > first ? v->start : first;
+		uint32_t stop = v->end < *end ? v->end : *end;
+
+		while (rights == (v->prot != 0) && at < stop) {
+			uint32_t shown = at, to;
+			size_t bytes;
+			bool any = shown_run(s, &shown, &to, stop);
+			int r = 0;
+
+			if (!any)
+				shown = to = stop;
+			bytes = (size_t)(shown - at) << VAC__PAGE_SHIFT;
+			if (bytes)
+				r = open ? mem->hole(ctx, page_addr(s, at), bytes, true)
+					 : mem->unmap(ctx, page_addr(s, at), bytes);
+			if (r < 0) {
+				*end = at;
+				return r;
+			}
+			at = to;
+		}
+	}
+	return 0;
 }
 
 static void protect_locked(struct vac_space *s, uint32_t first, uint32_t end, int prot)
 {
 	unsigned want = (prot ? VAC__READ : 0) | (prot & VAC_PROT_WRITE ? VAC__WRITE : 0);
-	uint32_t at, to;
+	uint32_t vmas = s->nr_vmas, at, to;
 
 	for (at = first; at < end && shown_run(s, &at, &to, end); at = to)
 		if (s->pool->mem->protect(s->pool->mem_ctx, page_addr(s, at),
@@ -621,6 +760,7 @@ static void protect_locked(struct vac_space *s, uint32_t first, uint32_t end, in
 	for (uint32_t i = vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < end; i++)
 		s->vmas[i].prot = (uint8_t)prot;
 	vma_merge_around(s, first, end);
+	book_vmas(s, vmas);
 }
 
 static int protect(struct vac_space *s, uint32_t first, uint32_t end, int prot)
@@ -644,7 +784,16 @@ static int protect(struct vac_space *s, uint32_t first, uint32_t end, int prot)
 	find_edges(s, first, end, &e);
 	r = hold_edges(s, &e);
 	if (r == 0) {
-		protect_locked(s, first, end, prot);
+		uint32_t opened = end;
+
+		/* Where rights come, holes come first. Where they go, holes go last; one that the host
+		 * will not take back stays, and touching it is refused by the engine. */
+		if (prot)
+			r = turn_holes(s, first, &opened, false, true);
+		if (r == 0)
+			protect_locked(s, first, end, prot);
+		if (r < 0 || !prot)
+			turn_holes(s, first, &opened, false, false);
 		let_edges_go(s, &e);
 	}
 	vac__port_vma_charge(-cuts, true);
@@ -674,9 +823,11 @@ int vac_protect(struct vac_space *space, void *addr, size_t len, int prot)
 
 static int advise_huge(struct vac_space *s, uint32_t first, uint32_t end, bool nohuge)
 {
+	uint32_t vmas;
 	int r = 0;
 
 	vac__wrlock(&s->lock, VAC__RANK_SPACE);
+	vmas = s->nr_vmas;
 	if (!vma_room(s) || !vma_covers(s, first, end)) {
 		r = -ENOMEM;
 	} else {
@@ -687,6 +838,7 @@ static int advise_huge(struct vac_space *s, uint32_t first, uint32_t end, bool n
 			s->vmas[i].nohuge = nohuge;
 		vma_merge_around(s, first, end);
 	}
+	book_vmas(s, vmas);
 	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
 	return r;
 }

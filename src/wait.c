@@ -17,17 +17,17 @@
 #define LOCKED 1u
 #define WAITING 2u
 #define GENERATION 4u
-#define WAKE_BATCH 64
+#define WAKE_BATCH 8
 
 /* Wake everybody on addr, a bounded batch at a time: the kernel holds its queue's lock for one
  * batch only. The number woken ends the loop, or the count of a full turn of new waiters. */
 static void wake_all(struct vac_pool *pool, const _Atomic uint32_t *addr)
 {
 	for (int turns = 0; turns < (1 << 20) / WAKE_BATCH; turns++) {
-		uint64_t t = vac__port_now();
+		uint64_t t = vac__port_now_thread();
 		int n = vac__port_wake(addr, WAKE_BATCH);
 
-		vac__stat_max(&pool->c.wake_batch_max_ns, vac__port_now() - t);
+		vac__stat_max(&pool->c.wake_batch_max_ns, vac__port_now_thread() - t);
 		vac__stat_add(&pool->c.wakes, (uint64_t)n);
 		if (n < WAKE_BATCH)
 			return;

@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT *
+ * runtests: guards=both
+ */
 /*
  * What a caller may get wrong, or run out of: each a clear error, and a pool in which nothing has
  * changed.
@@ -184,7 +186,7 @@ static void test_unknown_bits(void **state UNUSED)
 		if (b & ~(VAC_MAP_FIXED | VAC_MAP_NOHUGE | VAC_MAP_POPULATE))
 			assert_int_equal(vac_map(space, free_page, P, RW, VAC_MAP_FIXED | b, &out),
 					 -EINVAL);
-		if (b & ~(VAC_PIN_WRITE | VAC_PIN_LONGTERM | VAC_PIN_STACK))
+		if (b & ~(VAC_PIN_WRITE | VAC_PIN_LONGTERM | VAC_PIN_STACK | VAC_PIN_NOWAIT))
 			assert_int_equal(vac_pin(space, mem, 1, b, NULL, &p), -EINVAL);
 	}
 	assert_int_equal(vac_map(space, NULL, P, RW, VAC_MAP_FIXED, &out), -EINVAL);

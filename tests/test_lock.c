@@ -134,6 +134,15 @@ static void any_order_of_release(const int *arg)
 	MUST(vac__port_held()->depth == 0);
 }
 
+/* It is not the latest lock that counts, but the innermost. */
+static void innermost_first(const int *arg)
+{
+	vac__lock(&mutex_a, VAC__RANK_ZONE);
+	MUST(vac__trylock(&mutex_b, VAC__RANK_PTL));
+	if (arg[0])
+		vac__rdlock(&rw_a, VAC__RANK_SEGMENTS);
+}
+
 static void many(const int *arg)
 {
 	static struct vac__mutex m[VAC__HELD_MAX + 1];
@@ -170,6 +179,8 @@ static void test_misuse(void **state UNUSED)
 	assert_true(aborts(release_another, 0, 1, 0, 0));
 	assert_false(aborts(any_order_of_release, 0, 0, 0, 0));
 	assert_true(aborts(any_order_of_release, 1, 0, 0, 0));
+	assert_false(aborts(innermost_first, 0, 0, 0, 0));
+	assert_true(aborts(innermost_first, 1, 0, 0, 0));
 	assert_false(aborts(many, VAC__HELD_MAX, 0, 0, 0));
 	assert_true(aborts(many, VAC__HELD_MAX + 1, 0, 0, 0));
 	for (int rank = VAC__RANK_HOTPLUG; rank <= VAC__RANK_ZONE; rank++)
@@ -438,12 +449,12 @@ static void test_wake_all(void **state UNUSED)
 	struct team t;
 
 	tickets = 0;
-	team_start(&t, 40, wait_for_folio, NULL);
-	for (unsigned i = 0; i < scaled(2000) || tickets < 100; i++) {
+	team_start(&t, 100, wait_for_folio, NULL); /* more than one batch of wake-ups */
+	for (unsigned i = 0; i < scaled(2000) || tickets < 1000; i++) {
 		while (!vac__folio_trylock(pool, folio))
 			;
-		if (i % 8 == 0)
-			sleep_ms(1);
+		if (i % 8 == 0) /* time for all of them to fall asleep */
+			sleep_ms(i % 128 == 0 ? 10 : 1);
 		vac__folio_unlock(pool, folio);
 	}
 	t.stop = true;

@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT *
+ * runtests: guards=all
+ */
 /*
  * src/pool.c, src/block.c and src/error.c: opening and closing, the life of a block, options and
  * results that grow, several pools in one process, and arguments that lie in pool memory.
@@ -19,7 +21,8 @@ static void test_defaults(void **state UNUSED)
 	assert_ok(vac_pool_open(NULL, &pool));
 	s = t_stats(pool);
 	assert_int_equal(s.block_bytes, 128 << 20);
-	assert_int_equal(s.guard, VAC_GUARD_SIGSEGV); /* the one chosen, not AUTO */
+	assert_true(s.guard == VAC_GUARD_SIGSEGV ||
+		    s.guard == VAC_GUARD_USERFAULTFD); /* not AUTO */
 	assert_int_equal(s.blocks + s.blocks_online + s.frames_total + s.spaces + s.pins, 0);
 	assert_int_equal(vac_block_max(pool), 512); /* 64 GiB of them */
 	/* Descriptors: 24 bytes a frame, and next to nothing a pageblock; at most 32 in all. */
@@ -67,6 +70,7 @@ static void test_options(void **state UNUSED)
 	static const uint32_t bad_window[] = {1, 2048, 4097, 12288, 4 << 20, 1u << 31};
 	char name[VAC_NAME_MAX + 1];
 	struct vac_pool_opts o;
+	int r;
 
 	for (unsigned i = 0; i < COUNT(bad_window); i++) {
 		o = t_opts(MIB(2));
@@ -92,7 +96,8 @@ static void test_options(void **state UNUSED)
 	assert_ok(opens(&o));
 	o = t_opts(MIB(2));
 	o.guard = VAC_GUARD_USERFAULTFD;
-	assert_int_equal(opens(&o), -EOPNOTSUPP);
+	r = opens(&o);
+	assert_true(r == 0 || r == -EOPNOTSUPP || r == -EACCES); /* as the machine allows */
 	o.guard = (enum vac_guard)17;
 	assert_int_equal(opens(&o), -EINVAL);
 	o.guard = (enum vac_guard) - 1;
@@ -293,7 +298,7 @@ static void test_reopen(void **state UNUSED)
 		if (i == 2)
 			maps = maps_total();
 	}
-	assert_true(maps_total() <= maps + 3); /* malloc's own come and go */
+	assert_true(TSAN || maps_total() <= maps + 3); /* malloc's own come and go */
 }
 
 /* A pin of many runs grows its record; a longer one grows it again. */

@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT *
+ * runtests: guards=both
+ */
 /*
  * port/linux: the memory of blocks (memfd.c, room.c) and what spaces show (view.c, edge.c).
  *
@@ -25,6 +27,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -32,6 +35,7 @@
 #include <unistd.h>
 
 #include "include/vacate.h"
+#include "port/linux/linux.h"
 #include "port/port.h"
 #include "tests/util_port.h"
 
@@ -65,7 +69,7 @@ static int no_fault(void *arg UNUSED, uintptr_t addr UNUSED, unsigned access UNU
 
 static void pool_open(struct pool *p, unsigned flags, size_t bytes, vac__fault_fn *fn)
 {
-	int guard = VAC_GUARD_AUTO;
+	int guard = t_guard();
 	void *space;
 
 	memset(p, 0, sizeof(*p));
@@ -706,7 +710,7 @@ static int seal(struct pool *p, int i, uint64_t *resident)
 {
 	int r;
 
-	ENTERED(r = ops->block_seal(p->ctx, &p->b[i], resident));
+	ENTERED(r = ops->block_seal(p->ctx, &p->b[i], false, resident));
 	return r;
 }
 
@@ -854,9 +858,9 @@ static int leave_at(struct pool *p, size_t off, size_t bytes, unsigned prot)
 	return r;
 }
 
-static void stay_at(struct pool *p, size_t off, size_t bytes, unsigned prot)
+static void stay_at(struct pool *p, int i, size_t off, size_t bytes, unsigned prot)
 {
-	ENTERED(ops->stay(p->ctx, p->space + off, bytes, prot));
+	ENTERED(ops->stay(p->ctx, p->space + off, bytes, &p->b[i], off, prot));
 }
 
 static int unmap_at(struct pool *p, size_t off, size_t bytes)
@@ -883,7 +887,7 @@ static void test_maps_leave(void **state UNUSED)
 		assert_int_equal(shown(&p), 1);
 		assert_int_equal(leave_at(&p, 2 * PB, PB, prot), 0);
 		assert_int_equal(shown(&p), 3);
-		stay_at(&p, 2 * PB, PB, prot);
+		stay_at(&p, 0, 2 * PB, PB, prot);
 		assert_int_equal(shown(&p), 1);
 		assert_int_equal(leave_at(&p, 2 * PB, PB, prot), 0);
 		assert_int_equal(map_at(&p, 1, 2 * PB, PB, prot), 0);
@@ -927,7 +931,7 @@ static void test_maps_leave_side_by_side(void **state UNUSED)
 				assert_int_equal(leave_at(&p, order[3 - k][i] * unit, unit, RW), 0);
 			assert_int_equal(shown(&p), maps);
 			for (unsigned i = 0; i < 8; i++)
-				stay_at(&p, order[k][i] * unit, unit, RW);
+				stay_at(&p, 1, order[k][i] * unit, unit, RW);
 			assert_int_equal(shown(&p), size ? 2 : 1);
 			assert_int_equal(map_at(&p, 0, 0, 8 * PB, RW), 0);
 		}
@@ -967,7 +971,7 @@ static void test_maps_random(void **state UNUSED)
 				n++;
 			now = shown(&p);
 			if (what == 0) {
-				stay_at(&p, at * PAGE, n * PAGE, RW);
+				stay_at(&p, m[at].block, at * PAGE, n * PAGE, RW);
 			} else {
 				int to = what == 1 ? 0 : 1;
 
@@ -1000,11 +1004,11 @@ static void test_maps_leave_in_parts(void **state UNUSED)
 	assert_int_equal(shown(&p), 1);
 	assert_int_equal(map_at(&p, 1, 2 * PB, 2 * PB, RW), 0);
 	assert_int_equal(shown(&p), 3);
-	stay_at(&p, 5 * PB, PB, RW);
+	stay_at(&p, 0, 5 * PB, PB, RW);
 	assert_int_equal(shown(&p), 5);
 	p.space[2 * PB] = p.space[5 * PB] = 1; /* both can be written */
-	stay_at(&p, 0, 2 * PB, RW);
-	stay_at(&p, 4 * PB, PB, RW);
+	stay_at(&p, 0, 0, 2 * PB, RW);
+	stay_at(&p, 0, 4 * PB, PB, RW);
 	assert_int_equal(map_at(&p, 1, 6 * PB, 2 * PB, RW), 0);
 	memset(p.space, 1, 8 * PB);
 	assert_int_equal(shown(&p), 4);
@@ -1078,14 +1082,14 @@ static void case_at_the_limit(void)
 		memcpy((char *)p.b[1].direct + k * PB, (char *)p.b[0].direct + k * PB, PB);
 		MUST(map_at(&p, 1, k * PB, PB, RW) == 0);
 	}
-	stay_at(&p, 5 * PB, PB, RW);
+	stay_at(&p, 0, 5 * PB, PB, RW);
 	MUST(all_bytes(p.space, 8 * PB, 7));
 	memset(p.space, 8, 8 * PB);
 	/* The seal that is refused brings the direct map back. */
-	ENTERED(r = ops->block_seal(p.ctx, &p.b[0], &resident));
+	ENTERED(r = ops->block_seal(p.ctx, &p.b[0], false, &resident));
 	MUST(r == -EBUSY && *(char *)p.b[0].direct == 8);
 	MUST(unmap_at(&p, 0, 8 * PB) == 0);
-	ENTERED(r = ops->block_seal(p.ctx, &p.b[0], &resident));
+	ENTERED(r = ops->block_seal(p.ctx, &p.b[0], false, &resident));
 	MUST(r == 0 && resident == 8 * PB);
 	pool_close(&p);
 }
@@ -1101,6 +1105,9 @@ static void test_at_the_limit(void **state UNUSED)
 #define READERS 1
 #define PAGES_MAX 4096
 
+/* The wrong ones: copy without a leave at all; without what guard_uffd.c does to be sure of it. */
+enum order { RIGHT, NO_LEAVE, CARELESS };
+
 struct world {
 	struct pool p;
 	unsigned pages, run_max; /* run_max 0: whole pageblocks */
@@ -1109,13 +1116,13 @@ struct world {
 	_Atomic uint32_t moving[PAGES_MAX];
 	_Atomic uint32_t ticket; /* changes when something has stopped moving */
 	_Atomic bool stop;
-	_Atomic unsigned reader_faults, writer_faults, lost, moves, stays;
-	_Atomic unsigned long writes, reads;
+	_Atomic unsigned reader_faults, writer_faults, waits, lost, moves, stays;
+	_Atomic unsigned long writes, reads, received;
 };
 
 /* In each page: a counter a writer, one for all, and the page's own number. */
 struct page_view {
-	_Atomic uint64_t own[WRITERS], all, number;
+	_Atomic uint64_t own[WRITERS], all, number, kernels;
 	_Atomic uint64_t tail; /* in the last bytes: a page is copied whole */
 };
 
@@ -1133,10 +1140,14 @@ static struct page_view *view_of(unsigned page)
 }
 
 /* The engine's part: a page that is leaving is waited for. */
-static int await(void *arg UNUSED, uintptr_t addr, unsigned access UNUSED)
+static int await(void *arg UNUSED, uintptr_t addr, unsigned access)
 {
 	unsigned page = (unsigned)((addr - (uintptr_t)w.p.space) / PAGE);
 
+	if (access == VAC__WAITS) {
+		w.waits++;
+		return 0;
+	}
 	if (is_reader)
 		w.reader_faults++;
 	else
@@ -1205,6 +1216,41 @@ static void *reader(void *arg)
 	return NULL;
 }
 
+/* The kernel writes too, where it may touch such memory at any time: by read(2) and recv(2), in turn. */
+static void *receiver(void *arg UNUSED)
+{
+	static uint64_t expect[PAGES_MAX];
+	uint64_t seed = 55;
+	int pipes[2], sock[2];
+
+	memset(expect, 0, sizeof(expect));
+	MUST(pipe(pipes) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, sock) == 0);
+	while (!w.stop) {
+		unsigned page = (unsigned)(rnd(&seed) % w.pages);
+		struct page_view *v = view_of(page);
+		bool by_read = rnd(&seed) & 1;
+		uint64_t next = expect[page] + 1;
+
+		if (atomic_load_explicit(&v->kernels, memory_order_relaxed) != expect[page])
+			w.lost++;
+		MUST(write(by_read ? pipes[1] : sock[1], &next, sizeof(next)) == sizeof(next));
+		if (by_read)
+			MUST(read(pipes[0], (void *)&v->kernels, sizeof(next)) == sizeof(next));
+		else
+			MUST(recv(sock[0], (void *)&v->kernels, sizeof(next), 0) == sizeof(next));
+		expect[page] = next;
+		w.received++;
+	}
+	for (unsigned i = 0; i < w.pages; i++)
+		if (view_of(i)->kernels != expect[i])
+			w.lost++;
+	for (int i = 0; i < 2; i++) {
+		close(pipes[i]);
+		close(sock[i]);
+	}
+	return NULL;
+}
+
 /* One move, as the engine makes it: entry, protect, copy, replace, publish, wake. */
 static void move(uint64_t *seed)
 {
@@ -1243,7 +1289,7 @@ static void move(uint64_t *seed)
 			memset((char *)w.p.b[from].direct + off, 0xee, bytes);
 			w.moves++;
 		} else {
-			ops->stay(w.p.ctx, w.p.space + off, bytes, RW);
+			ops->stay(w.p.ctx, w.p.space + off, bytes, &w.p.b[from], off, RW);
 			w.stays++;
 		}
 	});
@@ -1253,16 +1299,18 @@ static void move(uint64_t *seed)
 	vac__port_wake(&w.ticket, 1000);
 }
 
-static void battle(unsigned flags, unsigned pages, unsigned run_max, unsigned moves, bool no_leave)
+static void battle(unsigned flags, unsigned pages, unsigned run_max, unsigned moves,
+		   enum order order)
 {
-	pthread_t t[WRITERS + READERS];
+	bool kernel = t_guard() == VAC_GUARD_USERFAULTFD;
+	pthread_t t[WRITERS + READERS], k;
 	uint64_t seed = 4711, sum = 0, all = 0, t0;
 
 	memset(&w, 0, sizeof(w));
 	pool_open(&w.p, flags, (pages * PAGE + PB - 1) / PB * PB, await);
 	w.pages = pages;
 	w.run_max = run_max;
-	w.no_leave = no_leave;
+	w.no_leave = order == NO_LEAVE;
 	for (int i = 0; i < 2; i++)
 		for (size_t off = 0; off < w.p.bytes; off += PB)
 			assert_true(populate(&w.p, i, off) >= 0);
@@ -1272,28 +1320,35 @@ static void battle(unsigned flags, unsigned pages, unsigned run_max, unsigned mo
 	for (uintptr_t i = 0; i < WRITERS + READERS; i++)
 		pthread_create(&t[i], NULL, i < WRITERS ? writer : reader,
 			       (void *)(i < WRITERS ? i : i - WRITERS));
-	while (!w.writes || !w.reads)
+	if (kernel)
+		pthread_create(&k, NULL, receiver, NULL);
+	while (!w.writes || !w.reads || (kernel && !w.received))
 		sched_yield();
 	t0 = vac__port_now();
 	/* The wrong order need only be found out once; the right one is to be met by writers. */
-	for (unsigned i = 0; vac__port_now() - t0 < 60000000000u &&
-			     (no_leave ? !w.lost : i < moves || w.writer_faults < 20);
+	for (unsigned i = 0;
+	     vac__port_now() - t0 < 60000000000u &&
+	     (order != RIGHT ? !w.lost : i < moves || (kernel ? w.waits : w.writer_faults) < 20);
 	     i++)
 		move(&seed);
 	w.stop = true;
 	for (int i = 0; i < WRITERS + READERS; i++)
 		pthread_join(t[i], NULL);
+	if (kernel)
+		pthread_join(k, NULL);
 	for (unsigned i = 0; i < pages; i++) {
 		all += view_of(i)->all;
-		for (int k = 0; k < WRITERS; k++)
-			sum += view_of(i)->own[k];
+		for (int n = 0; n < WRITERS; n++)
+			sum += view_of(i)->own[n];
 	}
-	if (!no_leave) {
+	if (order == RIGHT) {
 		assert_int_equal(w.lost, 0);
 		assert_int_equal(sum, w.writes);
 		assert_int_equal(all, w.writes);
 		assert_int_equal(w.reader_faults, 0);
-		assert_true(w.writer_faults >= 20);
+		/* Under userfaultfd they wait in the host. */
+		assert_true(kernel ? w.writer_faults == 0 && w.waits >= 20 && w.received > 0
+				   : w.writer_faults >= 20);
 		assert_true(w.moves > 0 && w.stays > 0);
 	}
 	pool_close(&w.p);
@@ -1301,31 +1356,52 @@ static void battle(unsigned flags, unsigned pages, unsigned run_max, unsigned mo
 
 static void test_order_leave_copy_map_4k(void **state UNUSED)
 {
-	battle(VAC_POOL_NO_HUGE, 64, 8, scaled(6000), false);
+	battle(VAC_POOL_NO_HUGE, 64, 8, scaled(6000), RIGHT);
 }
 
 static void test_order_leave_copy_map_4k_runs(void **state UNUSED)
 {
-	battle(VAC_POOL_NO_HUGE, 1024, 512, scaled(2000), false);
+	battle(VAC_POOL_NO_HUGE, 1024, 512, scaled(2000), RIGHT);
 }
 
 /* Base folios that lie in 2 MiB host pages. */
 static void test_order_leave_copy_map_4k_in_2m(void **state UNUSED)
 {
-	battle(0, 64, 8, scaled(6000), false);
+	battle(0, 64, 8, scaled(6000), RIGHT);
 }
 
 static void test_order_leave_copy_map_2m(void **state UNUSED)
 {
-	battle(0, 2048, 0, scaled(2000), false);
+	battle(0, 2048, 0, scaled(2000), RIGHT);
+}
+
+/*
+ * userfaultfd's write protection of a 2 MiB mapping sometimes has no effect. Too rarely to wait for it
+ * (none in 140,000 on the machine that this was written on, one in thousands on another), so it is made
+ * to happen: the look at the page table finds it out, and without it writes are lost.
+ */
+static void test_order_deaf_2m(void **state UNUSED)
+{
+	if (t_guard() != VAC_GUARD_USERFAULTFD) {
+		print_message("SKIP: forced: of the other guard\n");
+		skip();
+	}
+	vac__uffd_test_deaf = 7;
+	battle(0, 2048, 0, scaled(1000), RIGHT);
+	battle(VAC_POOL_NO_HUGE, 64, 8, scaled(1000), RIGHT);
+	vac__uffd_test_careless = true;
+	battle(0, 2048, 0, 0, CARELESS);
+	vac__uffd_test_careless = false;
+	vac__uffd_test_deaf = 0;
+	assert_true(w.lost > 0);
 }
 
 /* That these tests can see a lost write at all. */
 static void test_order_without_leave_loses_writes(void **state UNUSED)
 {
-	battle(0, 64, 8, 0, true);
+	battle(0, 64, 8, 0, NO_LEAVE);
 	assert_true(w.lost > 0);
-	battle(0, 2048, 0, 0, true);
+	battle(0, 2048, 0, 0, NO_LEAVE);
 	assert_true(w.lost > 0);
 }
 
@@ -1378,9 +1454,13 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_order_leave_copy_map_4k_runs),
 		cmocka_unit_test(test_order_leave_copy_map_4k_in_2m),
 		cmocka_unit_test(test_order_leave_copy_map_2m),
+		cmocka_unit_test(test_order_deaf_2m),
 		cmocka_unit_test(test_order_without_leave_loses_writes),
 	};
 
 	case_main(argc, argv, cases, sizeof(cases) / sizeof(cases[0]));
+	t_guard_or_skip();
+	if (argc == 2)
+		cmocka_set_test_filter(argv[1]);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

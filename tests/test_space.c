@@ -1,4 +1,6 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT *
+ * runtests: guards=both
+ */
 /*
  * src/space.c, map.c, split.c and fault.c: what the calls on a space mean, against a naive model of
  * every byte; and the budget of host mappings.

@@ -499,6 +499,56 @@ static void test_gate_pin(void **state UNUSED)
 	duel(op_gate, op_pin, VAC__W_REF, judge_gate, true);
 }
 
+/* ---- One word, as hot as can be ----------------------------------------------------------------- */
+
+static vac__word hot;
+static _Atomic uint64_t hot_wins;
+
+static void disturb(struct member *m)
+{
+	int (*const get[])(vac__word *) = {vac__w_try_ref, vac__w_try_pin};
+	const uint64_t unit[] = {VAC__W_REF, VAC__W_PIN};
+	unsigned what = *(const unsigned *)m->arg;
+
+	while (!m->team->stop) {
+		if (what == 2) {
+			atomic_fetch_or(&hot, VAC__W_GATED | VAC__W_WAITERS);
+			vac__w_ungate(&hot);
+		} else if (get[what](&hot) == 0) {
+			vac__w_put(&hot, unit[what]);
+		}
+	}
+}
+
+/* The freezer has it while nobody else does. Whoever only rings the bell never keeps it out. */
+static void test_freeze_hot(void **state UNUSED)
+{
+	for (unsigned what = 0; what < 3; what++) {
+		uint64_t end = t_ms() + scaled(400);
+		struct team t;
+
+		hot = VAC__W_REF;
+		hot_wins = 0;
+		team_start(&t, 1, disturb, &what);
+		while (t_ms() < end || hot_wins < 10) {
+			for (unsigned i = 0; i < 100; i++) {
+				if (!vac__w_freeze(&hot, VAC__W_REF)) {
+					MUST(what != 2);
+					continue;
+				}
+				for (int k = 0; k < 3; k++)
+					MUST((hot & ~(VAC__W_GATED | VAC__W_WAITERS)) ==
+					     (VAC__W_REF | VAC__W_FROZEN));
+				vac__w_thaw(&hot, VAC__W_REF);
+				hot_wins++;
+			}
+		}
+		team_stop(&t);
+		assert_int_equal(vac__w_refs(hot), 1);
+		assert_int_equal(vac__w_pins(hot), 0);
+	}
+}
+
 /* ---- Litmus: pin against the change of a slot --------------------------------------------------- */
 
 static vac__entry slot[BATCH];
@@ -564,7 +614,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_shadow),       cmocka_unit_test(test_freeze_ref),
 		cmocka_unit_test(test_freeze_pin),   cmocka_unit_test(test_freeze_freeze),
 		cmocka_unit_test(test_freeze_put),   cmocka_unit_test(test_freeze_waiters),
-		cmocka_unit_test(test_gate_pin),     cmocka_unit_test(test_pin_slot),
+		cmocka_unit_test(test_gate_pin),     cmocka_unit_test(test_freeze_hot),
+		cmocka_unit_test(test_pin_slot),
 	};
 
 	case_main(argc, argv, cases, COUNT(cases));

@@ -20,7 +20,8 @@ void (*signal(int sig, void (*fn)(int)))(int)
 {
 	struct sigaction a, old;
 
-	if (sig == SIGSEGV && fn != SIG_IGN)
+	if ((sig == SIGSEGV || (sig == SIGBUS && t_guard() == VAC_GUARD_USERFAULTFD)) &&
+	    fn != SIG_IGN)
 		return SIG_DFL;
 	memset(&a, 0, sizeof(a));
 	a.sa_handler = fn;
@@ -40,6 +41,7 @@ uint64_t t_seed(uint64_t stream)
 
 void t_filter(int argc, char **argv)
 {
+	t_guard_or_skip();
 	if (argc == 2)
 		cmocka_set_test_filter(argv[1]);
 }
@@ -63,6 +65,7 @@ struct vac_pool_opts t_opts(uint64_t block_bytes)
 	o.block_bytes = block_bytes;
 	o.max_bytes = block_bytes * 64;
 	o.gate_timeout_ms = 300;
+	o.guard = (enum vac_guard)t_guard();
 	return o;
 }
 
@@ -81,7 +84,7 @@ struct vac_pool *t_open(const struct vac_pool_opts *o, unsigned blocks)
 
 	if (!warm) { /* what the first pool of a process leaves behind for good */
 		warm = true;
-		assert_ok(vac_pool_open(NULL, &pool));
+		assert_ok(vac_pool_open(o, &pool));
 		assert_ok(vac_pool_close(pool));
 	}
 	if (pools_open++ == 0) {
@@ -260,6 +263,9 @@ void catch_faults(void)
 	a.sa_sigaction = on_refusal;
 	a.sa_flags = SA_SIGINFO | SA_ONSTACK;
 	MUST(sigaction(SIGSEGV, &a, NULL) == 0);
+	/* Under userfaultfd: what the host would not make bare when it lost its rights (space.c). */
+	if (t_guard() == VAC_GUARD_USERFAULTFD)
+		MUST(sigaction(SIGBUS, &a, NULL) == 0);
 }
 
 static bool probe(const volatile char *p, bool write)

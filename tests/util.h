@@ -107,7 +107,7 @@ struct member {
 	uint64_t rnd; /* a stream of its own */
 	void *arg;
 };
-#define TEAM_MAX 64
+#define TEAM_MAX 128
 struct team {
 	_Atomic bool stop;       /* fn returns soon after it becomes true */
 	_Atomic uint64_t rounds; /* counted by fn, so that others can see it is alive */

@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "include/vacate.h"
+#include "port/port.h"
 #include "tests/util_port.h"
 
 unsigned scaled(unsigned n)
@@ -17,6 +21,31 @@ unsigned scaled(unsigned n)
 	const char *s = getenv("VAC_TEST_SCALE");
 
 	return s && !strcmp(s, "small") ? (n + 9) / 10 : n;
+}
+
+int t_guard(void)
+{
+	const char *s = getenv("VAC_TEST_GUARD");
+
+	return s && !strcmp(s, "userfaultfd") ? VAC_GUARD_USERFAULTFD : VAC_GUARD_SIGSEGV;
+}
+
+void t_guard_or_skip(void)
+{
+	struct uffdio_api api = {.api = UFFD_API};
+	int fd;
+
+	if (t_guard() == VAC_GUARD_SIGSEGV)
+		return;
+	/* Not by opening a pool: the children of a process that has opened one may not. */
+	fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (fd >= 0 && ioctl(fd, UFFDIO_API, &api) == 0 &&
+	    api.features >> 14 & 1) { /* UFFDIO_POISON */
+		close(fd);
+		return;
+	}
+	printf("SKIP: forced: no userfaultfd here, or one without UFFDIO_POISON\n");
+	exit(77);
 }
 
 uint64_t rnd(uint64_t *state)

@@ -13,6 +13,11 @@
 /* A sanitizer makes us slow: run loops of n / 10 then. */
 unsigned scaled(unsigned n);
 
+/* The guard that the tests are run with: VAC_TEST_GUARD=sigsegv (if not given) or userfaultfd. */
+int t_guard(void);
+/* End the program as skipped where the host does not allow that guard. */
+void t_guard_or_skip(void);
+
 uint64_t rnd(uint64_t *state); /* xorshift; state must not be 0 */
 
 void sleep_ms(unsigned ms);

@@ -2,22 +2,15 @@
 /*
  * The SIGSEGV guard: a touch that the host refuses reaches the engine in the thread that made it.
  *
- * One handler for the process, installed when a pool opens and it is not there, and a registry of
- * the ranges that belong to spaces. A fault in none of them, one that the engine disowns, and every
- * fault in a child of fork() go to the handler that was there before, as if we were not.
+ * One handler for the process, installed when a pool with this guard opens and it is not there. A fault
+ * in no space's range (registry.c), one that the engine disowns, and every fault in a child of fork()
+ * go to the handler that was there before, as if we were not.
  *
  * Invariants:
  *  - the handler path takes no lock of libc, allocates nothing and prints nothing; errno is saved;
  *  - it runs with all signals blocked, so it is never interrupted, and a fault inside it (an engine
  *    bug) ends the process at once;
  *  - it holds nothing when it calls the handler before it, which may jump away;
- *  - a slot's fn and arg are constant while its users count is not 0; a slot is given to another
- *    range only after the count has been 0 with DYING set.
- *
- * The lookup reads start and end of each slot without a lock, and may see those of a range that is
- * going or has gone. That is harmless: the count is raised first, refused when DYING, and the
- * bounds are read again under it. A range that appears meanwhile is missed only by a fault that was
- * made before its address was known to anybody.
  */
 #include <signal.h>
 #include <string.h>
@@ -25,115 +18,7 @@
 
 #include "port/linux/linux.h"
 
-/* ---- The registry ---------------------------------------------------------------------------- */
-
-#define SLOTS 8192u
-#define DYING 0x80000000u
-
-struct slot {
-	_Atomic uintptr_t start, end; /* start 0: free */
-	_Atomic uint32_t users;       /* DYING | faults being served */
-	vac__fault_fn *fn;
-	void *arg;
-};
-
-static struct slot slots[SLOTS];
-static _Atomic unsigned slots_used; /* all beyond are free and always were */
-static struct vac__flock lock;      /* guards add and del, and the installation */
-
-static _Thread_local unsigned hint; /* where this thread faulted last: mostly there again */
-
-static bool holds(struct slot *s, uintptr_t addr)
-{
-	return addr >= atomic_load_explicit(&s->start, memory_order_acquire) &&
-	       addr < atomic_load_explicit(&s->end, memory_order_relaxed);
-}
-
-static void put(struct slot *s)
-{
-	if (atomic_fetch_sub_explicit(&s->users, 1, memory_order_release) == (DYING | 1))
-		vac__port_wake(&s->users, INT_MAX);
-}
-
-static bool try_get(struct slot *s, uintptr_t addr)
-{
-	uint32_t u;
-
-	if (!holds(s, addr))
-		return false;
-	u = atomic_load_explicit(&s->users, memory_order_relaxed);
-	do {
-		if (u & DYING)
-			return false;
-	} while (!atomic_compare_exchange_weak_explicit(&s->users, &u, u + 1, memory_order_acquire,
-							memory_order_relaxed));
-	if (holds(s, addr))
-		return true;
-	put(s); /* another range lives there by now */
-	return false;
-}
-
-static struct slot *get(uintptr_t addr)
-{
-	unsigned n = atomic_load_explicit(&slots_used, memory_order_acquire);
-
-	if (try_get(&slots[hint], addr))
-		return &slots[hint];
-	for (unsigned i = 0; i < n; i++) {
-		if (try_get(&slots[i], addr)) {
-			hint = i;
-			return &slots[i];
-		}
-	}
-	return NULL;
-}
-
-int vac__guard_add(uintptr_t lo, uintptr_t hi, vac__fault_fn *fn, void *arg)
-{
-	unsigned i = 0, n;
-	struct slot *s;
-
-	vac__flock_lock(&lock);
-	n = atomic_load_explicit(&slots_used, memory_order_relaxed);
-	while (i < n && atomic_load_explicit(&slots[i].start, memory_order_relaxed))
-		i++;
-	if (i == SLOTS) {
-		vac__flock_unlock(&lock);
-		return -ENOSPC;
-	}
-	s = &slots[i];
-	s->fn = fn;
-	s->arg = arg;
-	atomic_store_explicit(&s->end, hi, memory_order_relaxed);
-	atomic_store_explicit(&s->start, lo, memory_order_release);
-	atomic_store_explicit(&s->users, 0, memory_order_release);
-	if (i == n)
-		atomic_store_explicit(&slots_used, n + 1, memory_order_release);
-	vac__flock_unlock(&lock);
-	return 0;
-}
-
-void vac__guard_del(uintptr_t lo)
-{
-	unsigned n = atomic_load_explicit(&slots_used, memory_order_acquire);
-	struct slot *s = NULL;
-	uint32_t u;
-
-	for (unsigned i = 0; i < n && !s; i++)
-		if (atomic_load_explicit(&slots[i].start, memory_order_acquire) == lo)
-			s = &slots[i];
-	if (!s)
-		return;
-	u = atomic_fetch_or_explicit(&s->users, DYING, memory_order_acquire) | DYING;
-	while (u != DYING) {
-		vac__port_wait(&s->users, u, 0);
-		u = atomic_load_explicit(&s->users, memory_order_acquire);
-	}
-	vac__flock_lock(&lock);
-	atomic_store_explicit(&s->end, 0, memory_order_relaxed);
-	atomic_store_explicit(&s->start, 0, memory_order_release);
-	vac__flock_unlock(&lock);
-}
+static struct vac__flock lock; /* guards the installation */
 
 /* ---- What the thread wanted ------------------------------------------------------------------ */
 
@@ -280,6 +165,7 @@ static void no_memory(const siginfo_t *segv, ucontext_t *uc)
 
 	memset(&info, 0, sizeof(info));
 	info.si_signo = SIGBUS;
+	info.si_errno = ENOMEM; /* 0 in the kernel's own */
 	info.si_code = BUS_ADRERR;
 	info.si_addr = segv->si_addr;
 	syscall(SYS_rt_sigaction, SIGBUS, NULL, &a, sizeof(a.mask));
@@ -300,15 +186,15 @@ static void on_segv(int sig, siginfo_t *info, void *arg)
 	ucontext_t *uc = arg;
 	int saved = errno, r = -EFAULT;
 	uintptr_t addr = (uintptr_t)info->si_addr;
-	struct slot *s = NULL;
+	struct vac__range *s = NULL;
 	unsigned access;
 
 	if ((info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR) && !vac__port_forked() &&
 	    (access = access_of(uc)) != 0)
-		s = get(addr);
+		s = vac__range_get(addr);
 	if (s) {
 		r = s->fn(s->arg, addr, access);
-		put(s);
+		vac__range_put(s);
 	}
 	if (r == -ENOMEM)
 		no_memory(info, uc);

@@ -134,6 +134,13 @@ static inline void vac__flock_unlock(struct vac__flock *l)
 /* ---- fork.c ---------------------------------------------------------------------------------- */
 
 VAC__HIDDEN void vac__fork_init(void);
+/* Is it this thread that forks, and has come as far as the fork lock? Lock-free: true for sure for a thread
+ * that waits. */
+VAC__HIDDEN bool vac__fork_by(uint32_t tid);
+/* The caller serves a fault of that thread: to the engine, and to the fork lock, it is that thread. 0: no
+ * more. */
+VAC__HIDDEN void vac__thread_acts_for(uint32_t tid);
+VAC__HIDDEN uint32_t vac__thread_acting(void);
 VAC__HIDDEN void vac__thread_forked(void); /* thread.c: forget what is cached about the thread */
 
 /* Held around "mmap, then madvise(MADV_DONTFORK)": fork() waits until nobody is in between. Any
@@ -178,24 +185,61 @@ VAC__HIDDEN void vac__room_destroy(struct vac__room *room);
 /* 0 and bytes are granted until vac__room_put(), or -ENOMEM. */
 VAC__HIDDEN int vac__room_get(struct vac__room *room, size_t bytes);
 VAC__HIDDEN void vac__room_put(struct vac__room *room, size_t bytes);
+/* The kernel has refused bytes that were granted (and are put back): note why, as far as it shows. */
+VAC__HIDDEN void vac__room_blame(struct vac__room *room, size_t bytes);
+
+/* ---- registry.c: whose are these addresses? -------------------------------------------------- */
+
+struct vac__range {
+	_Atomic uintptr_t start, end; /* start 0: free */
+	_Atomic uint32_t users;       /* DYING | faults being served */
+	vac__fault_fn *fn;
+	void *arg;
+};
+VAC__HIDDEN int vac__range_add(uintptr_t lo, uintptr_t hi, vac__fault_fn *fn, void *arg);
+/* Waits until no fault in the range is being served. */
+VAC__HIDDEN void vac__range_del(uintptr_t lo);
+/* The range that addr is in, which stays until it is put, or NULL. */
+VAC__HIDDEN struct vac__range *vac__range_get(uintptr_t addr);
+VAC__HIDDEN void vac__range_put(struct vac__range *range);
 
 /* ---- guard_sigsegv.c ------------------------------------------------------------------------- */
 
 VAC__HIDDEN int vac__guard_install(void);
-VAC__HIDDEN int vac__guard_add(uintptr_t lo, uintptr_t hi, vac__fault_fn *fn, void *arg);
-VAC__HIDDEN void vac__guard_del(uintptr_t lo);
+
+/* ---- guard_uffd.c ---------------------------------------------------------------------------- */
+
+struct vac__uffd;
+/* -EOPNOTSUPP, -EACCES: the host does not have or allow it; -ENOMEM, -EMFILE, -EAGAIN. */
+VAC__HIDDEN int vac__uffd_open(struct vac__uffd **uffd);
+VAC__HIDDEN void vac__uffd_close(struct vac__uffd *uffd);
+/* Whoever waits for a page of the range looks again. */
+VAC__HIDDEN void vac__uffd_wake(struct vac__uffd *uffd, void *addr, size_t bytes);
+/* Whoever writes to the range, which is one or more host VMAs by itself, waits from now on, until it is
+ * mapped anew and woken; no CPU holds a writable translation any more. */
+VAC__HIDDEN int vac__uffd_protect(struct vac__uffd *uffd, void *addr, size_t bytes);
+/* Touches of the range, which is PROT_NONE or nobody's yet, reach the engine from now on. */
+VAC__HIDDEN int vac__uffd_watch(struct vac__uffd *uffd, void *addr, size_t bytes);
+/* Wait until every fault read so far has been served. */
+VAC__HIDDEN void vac__uffd_quiet(struct vac__uffd *uffd);
+/* Test switches: no zap before the protection, no look after it (loses writes, see guard_uffd.c); and every
+ * n-th protection has no effect although the host says that it had, as happens with 2 MiB mappings. */
+extern VAC__HIDDEN _Atomic bool vac__uffd_test_careless;
+extern VAC__HIDDEN _Atomic unsigned vac__uffd_test_deaf;
 
 /* ---- memfd.c, view.c: the memory operations; mem.c makes a table of them --------------------- */
 
 struct vac__mem_ctx {
 	char name[VAC_NAME_MAX];
-	unsigned flags; /* VAC_POOL_* */
+	unsigned flags;         /* VAC_POOL_* */
+	struct vac__uffd *uffd; /* NULL: the SIGSEGV guard */
 	struct vac__room room;
 };
 
 /* addr becomes a bare reservation again. must, here and below: the range is a host VMA (or several)
  * by itself and the caller has no way back, so the port's spares are given up if need be. */
 VAC__HIDDEN int vac__bare(void *addr, size_t bytes, bool must);
+VAC__HIDDEN void vac__name(void *addr, size_t bytes, const char *name);
 VAC__HIDDEN int vac__bare_reserve(size_t bytes, size_t align, void **addr);
 VAC__HIDDEN void vac__bare_release(void *addr, size_t bytes);
 /* mmap(MAP_SHARED|MAP_FIXED) that no fork() can see without MADV_DONTFORK. */
@@ -205,9 +249,26 @@ VAC__HIDDEN int vac__direct_reserve(void *ctx, size_t bytes, size_t align, void 
 VAC__HIDDEN void vac__direct_release(void *ctx, void *addr, size_t bytes);
 VAC__HIDDEN int vac__block_open(void *ctx, int id, size_t bytes, void *direct,
 				struct vac__backing *b);
+/* A block on a descriptor that it takes over, also where it fails. */
+VAC__HIDDEN int vac__block_open_on(struct vac__mem_ctx *ctx, int fd, size_t bytes, void *direct,
+				   struct vac__backing *b);
 VAC__HIDDEN int vac__block_populate(void *ctx, struct vac__backing *b, size_t off);
-VAC__HIDDEN int vac__block_seal(void *ctx, struct vac__backing *b, uint64_t *resident);
+VAC__HIDDEN int vac__block_seal(void *ctx, struct vac__backing *b, bool keep, uint64_t *resident);
 VAC__HIDDEN void vac__block_close(void *ctx, struct vac__backing *b);
+
+/* file.c: blocks on files that the program was given */
+VAC__HIDDEN int vac__block_open_file(void *ctx, const struct vac__file *f, size_t bytes,
+				     void *direct, struct vac__backing *b);
+VAC__HIDDEN int vac__file_take(void *ctx, int fd, size_t bytes, struct vac__file *f);
+VAC__HIDDEN int vac__file_lock(void *ctx, struct vac__file *f);
+VAC__HIDDEN void vac__file_drop(void *ctx, struct vac__file *f);
+/* foreign.c */
+VAC__HIDDEN void vac__foreign_init(void);
+VAC__HIDDEN int vac__foreign_held(void *ctx, struct vac__backing *b, size_t off, size_t bytes,
+				  const void *shown, size_t *at);
+VAC__HIDDEN bool vac__foreign_sees(void *ctx);
+VAC__HIDDEN void vac__foreign_holder(void *ctx, const void *shown, size_t bytes, char *text,
+				     size_t max, uint32_t *tid);
 
 VAC__HIDDEN int vac__space_reserve(void *ctx, size_t bytes, vac__fault_fn *fn, void *arg,
 				   void **addr);
@@ -216,7 +277,9 @@ VAC__HIDDEN int vac__view_map(void *ctx, void *addr, size_t bytes, struct vac__b
 			      size_t off, unsigned prot);
 VAC__HIDDEN int vac__view_protect(void *ctx, void *addr, size_t bytes, unsigned prot);
 VAC__HIDDEN int vac__view_leave(void *ctx, void *addr, size_t bytes, unsigned prot);
-VAC__HIDDEN void vac__view_stay(void *ctx, void *addr, size_t bytes, unsigned prot);
+VAC__HIDDEN void vac__view_stay(void *ctx, void *addr, size_t bytes, struct vac__backing *b,
+				size_t off, unsigned prot);
 VAC__HIDDEN int vac__view_unmap(void *ctx, void *addr, size_t bytes);
+VAC__HIDDEN int vac__view_hole(void *ctx, void *addr, size_t bytes, bool fresh);
 
 #endif /* VAC_PORT_LINUX_H */

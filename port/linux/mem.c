@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The memory operations of a pool on Linux, as one table: blocks are memfd.c, what spaces show is
- * view.c, and touches are reported by guard_sigsegv.c.
+ * view.c, and touches are reported by guard_uffd.c or guard_sigsegv.c.
  */
 #include <string.h>
 
@@ -9,13 +9,30 @@
 
 #define CTX_BYTES ((sizeof(struct vac__mem_ctx) + VAC_PAGE_BYTES - 1) & ~(VAC_PAGE_BYTES - 1))
 
+/* The first that the host allows, or the one that is wanted. */
+static int choose_guard(struct vac__mem_ctx *ctx, int *guard)
+{
+	int r;
+
+	if (*guard != VAC_GUARD_SIGSEGV) {
+		r = vac__uffd_open(&ctx->uffd);
+		if (r == 0 || *guard == VAC_GUARD_USERFAULTFD) {
+			*guard = VAC_GUARD_USERFAULTFD;
+			return r;
+		}
+	}
+	*guard = VAC_GUARD_SIGSEGV;
+	return vac__guard_install();
+}
+
 static int mem_open(void **out, const char *name, int *guard, unsigned pool_flags)
 {
 	struct vac__mem_ctx *ctx;
 	int r;
 
-	if (*guard != VAC_GUARD_AUTO && *guard != VAC_GUARD_SIGSEGV)
-		return *guard == VAC_GUARD_USERFAULTFD ? -EOPNOTSUPP : -EINVAL;
+	if (*guard != VAC_GUARD_AUTO && *guard != VAC_GUARD_SIGSEGV &&
+	    *guard != VAC_GUARD_USERFAULTFD)
+		return -EINVAL;
 	vac__fork_init();
 	vac__vma_refill();
 	ctx = vac__port_meta_reserve(CTX_BYTES);
@@ -24,21 +41,32 @@ static int mem_open(void **out, const char *name, int *guard, unsigned pool_flag
 	strncpy(ctx->name, name ? name : "pool", sizeof(ctx->name) - 1);
 	ctx->flags = pool_flags;
 	vac__room_init(&ctx->room);
-	r = vac__guard_install();
+	if (!(pool_flags & VAC_POOL_PINS_ONLY))
+		vac__foreign_init();
+	r = choose_guard(ctx, guard);
 	if (r < 0) {
 		vac__room_destroy(&ctx->room);
 		vac__port_meta_release(ctx, CTX_BYTES);
 		return r;
 	}
-	*guard = VAC_GUARD_SIGSEGV;
 	*out = ctx;
 	return 0;
+}
+
+static void mem_quiet(void *arg)
+{
+	struct vac__mem_ctx *ctx = arg;
+
+	if (ctx->uffd)
+		vac__uffd_quiet(ctx->uffd);
 }
 
 static void mem_close(void *arg)
 {
 	struct vac__mem_ctx *ctx = arg;
 
+	if (ctx->uffd)
+		vac__uffd_close(ctx->uffd);
 	vac__room_destroy(&ctx->room);
 	vac__port_meta_release(ctx, CTX_BYTES);
 }
@@ -46,10 +74,18 @@ static void mem_close(void *arg)
 const struct vac__mem_ops vac__port_mem_ops = {
 	.open = mem_open,
 	.close = mem_close,
+	.quiet = mem_quiet,
 	.block_open = vac__block_open,
+	.block_open_file = vac__block_open_file,
+	.file_take = vac__file_take,
+	.file_lock = vac__file_lock,
+	.file_drop = vac__file_drop,
 	.block_populate = vac__block_populate,
 	.block_seal = vac__block_seal,
 	.block_close = vac__block_close,
+	.held = vac__foreign_held,
+	.sees = vac__foreign_sees,
+	.holder = vac__foreign_holder,
 	.direct_reserve = vac__direct_reserve,
 	.direct_release = vac__direct_release,
 	.space_reserve = vac__space_reserve,
@@ -59,4 +95,5 @@ const struct vac__mem_ops vac__port_mem_ops = {
 	.leave = vac__view_leave,
 	.stay = vac__view_stay,
 	.unmap = vac__view_unmap,
+	.hole = vac__view_hole,
 };

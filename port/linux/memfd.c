@@ -85,32 +85,40 @@ static int map_direct(const struct vac__mem_ctx *ctx, const struct vac__backing 
 	return 0;
 }
 
-int vac__block_open(void *arg, int id, size_t bytes, void *direct, struct vac__backing *b)
+int vac__block_open_on(struct vac__mem_ctx *ctx, int fd, size_t bytes, void *direct,
+		       struct vac__backing *b)
 {
-	struct vac__mem_ctx *ctx = arg;
-	struct vac__backing n = {.bytes = bytes, .granule = VAC_PAGE_BYTES};
-	int r;
+	struct vac__backing n = {.fd = fd, .bytes = bytes, .granule = VAC_PAGE_BYTES};
+	int r = -ENOMEM;
 
 	vac__vma_refill();
 	if (!vac__port_vma_charge(DIRECT_VMAS, false))
-		return -ENOMEM;
-	r = n.fd = create(ctx, id);
-	if (r < 0)
-		goto out_charge;
-	r = set_size(n.fd, bytes);
-	if (r < 0)
 		goto out_fd;
 	r = map_direct(ctx, &n, direct, false);
 	if (r < 0)
-		goto out_fd;
+		goto out_charge;
 	n.direct = direct;
 	*b = n;
 	return 0;
-out_fd:
-	vac__sys_close(n.fd);
 out_charge:
 	vac__port_vma_charge(-DIRECT_VMAS, true);
+out_fd:
+	vac__sys_close(fd);
 	return r;
+}
+
+int vac__block_open(void *arg, int id, size_t bytes, void *direct, struct vac__backing *b)
+{
+	int fd = create(arg, id), r;
+
+	if (fd < 0)
+		return fd;
+	r = set_size(fd, bytes);
+	if (r < 0) {
+		vac__sys_close(fd);
+		return r;
+	}
+	return vac__block_open_on(arg, fd, bytes, direct, b);
 }
 
 static void punch(const struct vac__backing *b, size_t off)
@@ -175,6 +183,8 @@ int vac__block_populate(void *arg, struct vac__backing *b, size_t off)
 		punch(b, off); /* as untouched as before */
 out:
 	vac__room_put(&ctx->room, VAC_PAGEBLOCK_BYTES);
+	if (r < 0)
+		vac__room_blame(&ctx->room, VAC_PAGEBLOCK_BYTES);
 	return r < 0 ? -ENOMEM : r;
 }
 
@@ -188,7 +198,7 @@ out:
  * by the parity of its place, so that it merges neither with the bare reservations around it nor
  * with a neighbour that is being sealed too. Mapping over it needs no new host VMA.
  */
-int vac__block_seal(void *arg, struct vac__backing *b, uint64_t *resident)
+int vac__block_seal(void *arg, struct vac__backing *b, bool keep, uint64_t *resident)
 {
 	struct vac__mem_ctx *ctx = arg;
 	bool odd = (uintptr_t)b->direct / b->bytes & 1;
@@ -201,11 +211,18 @@ int vac__block_seal(void *arg, struct vac__backing *b, uint64_t *resident)
 	if (r < 0)
 		return -EBUSY; /* no mapping to be had: nothing has changed, and nobody has certified */
 	vac__sys_madvise(b->direct, b->bytes, odd ? MADV_RANDOM : MADV_SEQUENTIAL);
-	r = (int)vac__sys(syscall(SYS_fcntl, b->fd, F_ADD_SEALS, F_SEAL_WRITE));
+	r = b->unsealable ? 0 : (int)vac__sys(syscall(SYS_fcntl, b->fd, F_ADD_SEALS, F_SEAL_WRITE));
 	if (r < 0) {
 		if (map_direct(ctx, b, b->direct, true) < 0)
 			vac__port_panic(__FILE__, __LINE__, "direct map lost");
 		return -EBUSY;
+	}
+	/* A private view that is only read keeps nobody out of anything, and the seal allows it. */
+	if (keep && vac__sys_mmap(b->direct, b->bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED, b->fd, 0,
+				  NULL) == 0) {
+		vac__sys_madvise(b->direct, b->bytes, MADV_DONTFORK);
+		vac__sys_madvise(b->direct, b->bytes, MADV_DONTDUMP);
+		return 0;
 	}
 	vac__bare(b->direct, b->bytes, true);
 	b->direct = NULL;
@@ -221,7 +238,10 @@ void vac__block_close(void *arg, struct vac__backing *b)
 		b->direct = NULL;
 		vac__port_vma_charge(-DIRECT_VMAS, true);
 	}
-	syscall(SYS_ftruncate, b->fd, 0);
+	/* A given file is not ours to shorten; but one that is sealed cannot be emptied otherwise. */
+	if (!b->file || syscall(SYS_fallocate, b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+				b->bytes) < 0)
+		syscall(SYS_ftruncate, b->fd, 0);
 	vac__sys_close(b->fd);
 	b->fd = -1;
 }

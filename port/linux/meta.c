@@ -6,7 +6,8 @@
  * kernel ignores MAP_NORESERVE and books every writable private byte when it is mapped, so that a
  * sparse table of some GiB fails on a small machine. A shared mapping of a memfd is booked by the
  * page, when it is allocated; it is the second choice only because a page that cannot be booked is
- * then a SIGBUS at the touch. Either stays in core dumps, which are hard to read without it.
+ * then a SIGBUS at the touch. Either stays in core dumps, which are hard to read without it, but for
+ * the parts of large tables that are not in use: a core that goes through a pipe has no holes.
  *
  * Neither kind is inherited by a child of fork().
  */
@@ -61,6 +62,7 @@ void *vac__port_meta_reserve(size_t bytes)
 		vac__port_vma_charge(-1, true);
 		return NULL;
 	}
+	vac__name(p, bytes, "vacate:tables");
 	(void)atomic_load_explicit(&released, memory_order_acquire);
 	return p;
 }
@@ -81,4 +83,37 @@ void vac__port_meta_release(void *p, size_t bytes)
 		vac__port_meta_discard(p, bytes);
 	else
 		vac__port_vma_charge(-1, true);
+}
+
+/* ---- Tables with unused parts ---------------------------------------------------------------- */
+
+/* Smaller ones are not worth it; parts grow by this much at a time. Mostly there is one, at the front,
+ * which makes two mappings more of one; a few more may be needed and are not booked. */
+#define DUMP_UNIT ((size_t)2 << 20)
+
+void *vac__port_table_reserve(size_t bytes)
+{
+	void *p = vac__port_meta_reserve(bytes);
+
+	if (p && bytes > DUMP_UNIT) {
+		vac__port_vma_charge(2, true);
+		vac__sys_madvise(p, bytes, MADV_DONTDUMP);
+	}
+	return p;
+}
+
+void vac__port_table_release(void *p, size_t bytes)
+{
+	vac__port_meta_release(p, bytes);
+	if (bytes > DUMP_UNIT)
+		vac__port_vma_charge(-2, true);
+}
+
+void vac__port_table_dense(void *p, size_t bytes, size_t off, size_t part)
+{
+	size_t lo = off / DUMP_UNIT * DUMP_UNIT;
+	size_t hi = (off + part + DUMP_UNIT - 1) / DUMP_UNIT * DUMP_UNIT;
+
+	if (bytes > DUMP_UNIT && part)
+		vac__sys_madvise((char *)p + lo, (hi < bytes ? hi : bytes) - lo, MADV_DODUMP);
 }

@@ -310,6 +310,37 @@ static uint64_t droppable(const struct vac__room *room, const struct vac__room_l
 	return sum > less ? (sum - less) / 4 * 3 : 0;
 }
 
+static bool lacks(int kind, uint64_t limit, uint64_t used, uint64_t need)
+{
+	struct vac__lack *l = vac__port_lack();
+
+	l->kind = kind;
+	l->limit = limit;
+	l->used = used;
+	l->need = need;
+	return false;
+}
+
+/* The directory of a cgroup, by the descriptor of one of its files. */
+static void note_where(int fd)
+{
+	struct vac__lack *l = vac__port_lack();
+	char link[32] = "/proc/self/fd/", digits[12], *p = digits + sizeof(digits) - 1;
+	long n;
+
+	*p = 0;
+	do {
+		*--p = (char)('0' + fd % 10);
+		fd /= 10;
+	} while (fd);
+	strcat(link, p);
+	n = vac__sys(syscall(SYS_readlinkat, AT_FDCWD, link, l->where, sizeof(l->where) - 1));
+	l->where[n > 0 ? n : 0] = 0;
+	p = strrchr(l->where, '/');
+	if (p)
+		*p = 0;
+}
+
 static bool level_has(const struct vac__room *room, const struct vac__room_level *v, uint64_t need)
 {
 	uint64_t limit, usage;
@@ -318,7 +349,10 @@ static bool level_has(const struct vac__room *room, const struct vac__room_level
 		return true;
 	if (limit >= usage && limit - usage >= need + NEAR)
 		return true;
-	return limit + droppable(room, v) >= usage + need + MARGIN;
+	if (limit + droppable(room, v) >= usage + need + MARGIN)
+		return true;
+	note_where(v->limit_fd);
+	return lacks(VAC__LACK_CGROUP, limit, usage, need + MARGIN);
 }
 
 /* MemAvailable is the kernel's own estimate of what can be had without swapping. It takes a walk
@@ -345,7 +379,9 @@ static bool host_has(const struct vac__room *room, uint64_t need)
 	if (!p)
 		return true;
 	p += strcspn(p, "0123456789");
-	return !parse_number(p, &kib) || kib * 1024 >= need;
+	if (!parse_number(p, &kib) || kib * 1024 >= need)
+		return true;
+	return lacks(VAC__LACK_HOST, total, total > kib * 1024 ? total - kib * 1024 : 0, need);
 }
 
 int vac__room_get(struct vac__room *room, size_t bytes)
@@ -377,4 +413,15 @@ int vac__room_get(struct vac__room *room, size_t bytes)
 void vac__room_put(struct vac__room *room, size_t bytes)
 {
 	atomic_fetch_sub(&room->inflight, bytes);
+}
+
+/* The usual reason is that the process has been moved to another cgroup less than a second ago. */
+void vac__room_blame(struct vac__room *room, size_t bytes)
+{
+	vac__port_lack()->kind = VAC__LACK_KERNEL;
+	vac__flock_lock(&room->lock);
+	room->checked_ns = 0;
+	vac__flock_unlock(&room->lock);
+	if (vac__room_get(room, bytes) == 0)
+		vac__room_put(room, bytes);
 }

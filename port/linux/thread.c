@@ -36,6 +36,10 @@ uint64_t vac__port_now(void)
 	return read_clock(CLOCK_MONOTONIC);
 }
 
+uint64_t vac__port_now_thread(void)
+{
+	return read_clock(CLOCK_THREAD_CPUTIME_ID);
+}
 uint64_t vac__port_now_coarse(void)
 {
 	return read_clock(CLOCK_MONOTONIC_COARSE);
@@ -46,10 +50,24 @@ uint64_t vac__port_now_coarse(void)
  * pthread_atfork() forgets it, and for those who leave that out (_Fork, raw clone) the mark that
  * fork.c keeps in memory wiped by the kernel makes the cache void.
  */
+static _Thread_local uint32_t acting;
+
+void vac__thread_acts_for(uint32_t tid)
+{
+	acting = tid;
+}
+
+uint32_t vac__thread_acting(void)
+{
+	return acting;
+}
+
 uint32_t vac__port_tid(void)
 {
 	uint32_t tid = self_tid;
 
+	if (acting)
+		return acting;
 	if (tid && !vac__port_forked())
 		return tid;
 	vac__fork_init();
@@ -126,6 +144,13 @@ void vac__port_leave(const struct vac__port_saved *saved)
 struct vac__held *vac__port_held(void)
 {
 	return &held;
+}
+
+static _Thread_local struct vac__lack lack;
+
+struct vac__lack *vac__port_lack(void)
+{
+	return &lack;
 }
 
 static void complain(const char *s)

@@ -18,6 +18,17 @@
 #define PR_SET_VMA_ANON_NAME 0
 #endif
 
+/* A touch of a bare page is nothing wrong: memcheck must not think so. Where valgrind's header is there
+ * when we are compiled; the request is a few instructions that do nothing elsewhere. */
+#ifdef __has_include
+#if __has_include(<valgrind/memcheck.h>)
+#include <valgrind/memcheck.h>
+#endif
+#endif
+#ifndef VALGRIND_MAKE_MEM_DEFINED
+#define VALGRIND_MAKE_MEM_DEFINED(addr, bytes) ((void)0)
+#endif
+
 static int host_prot(unsigned prot)
 {
 	return (prot & VAC__READ ? PROT_READ : 0) | (prot & VAC__WRITE ? PROT_WRITE : 0);
@@ -64,18 +75,25 @@ int vac__map_shared(void *addr, size_t bytes, int prot, int fd, size_t off, bool
 	return r;
 }
 
+/* In /proc/PID/maps, where the kernel is built for that (CONFIG_ANON_VMA_NAME). */
+void vac__name(void *addr, size_t bytes, const char *name)
+{
+	static _Atomic bool no_names;
+
+	if (!no_names &&
+	    syscall(SYS_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, addr, bytes, name) < 0 &&
+	    errno == EINVAL)
+		no_names = true;
+}
+
 /* Hidden from cores, as it may be terabytes of nothing; named where the kernel is built for that.
  * A child could inherit it at no harm, but the flag has to be that of its neighbours. */
 static void mark_bare(void *addr, size_t bytes)
 {
-	static _Atomic bool no_names;
-
 	vac__sys_madvise(addr, bytes, MADV_DONTFORK);
 	vac__sys_madvise(addr, bytes, MADV_DONTDUMP);
-	if (!no_names &&
-	    syscall(SYS_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, addr, bytes, "vacate") < 0 &&
-	    errno == EINVAL)
-		no_names = true;
+	vac__name(addr, bytes, "vacate");
+	(void)VALGRIND_MAKE_MEM_DEFINED(addr, bytes);
 }
 
 int vac__bare(void *addr, size_t bytes, bool must)
@@ -128,7 +146,7 @@ int vac__space_reserve(void *ctx, size_t bytes, vac__fault_fn *fn, void *arg, vo
 	(void)ctx;
 	if (r < 0)
 		return r;
-	r = vac__guard_add((uintptr_t)*addr, (uintptr_t)*addr + bytes, fn, arg);
+	r = vac__range_add((uintptr_t)*addr, (uintptr_t)*addr + bytes, fn, arg);
 	if (r < 0)
 		vac__bare_release(*addr, bytes);
 	return r;
@@ -137,7 +155,7 @@ int vac__space_reserve(void *ctx, size_t bytes, vac__fault_fn *fn, void *arg, vo
 void vac__space_release(void *ctx, void *addr, size_t bytes)
 {
 	(void)ctx;
-	vac__guard_del((uintptr_t)addr);
+	vac__range_del((uintptr_t)addr);
 	vac__bare_release(addr, bytes);
 }
 
@@ -159,6 +177,15 @@ static void prefault(uintptr_t addr, size_t bytes, size_t off, unsigned prot)
 		vac__sys_madvise((void *)at, VAC_PAGE_BYTES, advice);
 }
 
+/* Threads that have met the range as it was before sleep in the host until they are told. */
+static void wake(void *arg, void *addr, size_t bytes)
+{
+	struct vac__mem_ctx *ctx = arg;
+
+	if (ctx->uffd)
+		vac__uffd_wake(ctx->uffd, addr, bytes);
+}
+
 int vac__view_map(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size_t off,
 		  unsigned prot)
 {
@@ -166,11 +193,14 @@ int vac__view_map(void *ctx, void *addr, size_t bytes, struct vac__backing *b, s
 	bool left = vac__edge_colour(lo) != 0;
 	int r = vac__map_shared(addr, bytes, host_prot(prot), b->fd, off, left);
 
-	(void)ctx;
 	if (r < 0)
 		return r;
 	vac__edge_drop(lo, lo + bytes);
 	prefault(lo, bytes, off, prot);
+	/* Writers who wait for a leaving page are told by us alone. Those who wait for a missing one are told
+	 * by the handler of their fault, when the engine is through with it. */
+	if (left)
+		wake(ctx, addr, bytes);
 	return 0;
 }
 
@@ -208,15 +238,16 @@ static void unpaint(void *addr, size_t bytes, unsigned colour)
  * Measured (us): paint 1.5, protect 1.0 (2 MiB host pages) or 17 (512 of 4 KiB), replace 3.0 or 27,
  * MADV_DONTFORK 2; one page of 4 KiB: 2.1, 1.0, 3.2 and 0.6.
  */
-int vac__view_leave(void *ctx, void *addr, size_t bytes, unsigned prot)
+int vac__view_leave(void *arg, void *addr, size_t bytes, unsigned prot)
 {
 	uintptr_t lo = (uintptr_t)addr;
 	unsigned colour = vac__edge_claim(lo, lo + bytes);
+	struct vac__mem_ctx *ctx = arg;
 	int r = paint(addr, bytes, colour);
 
-	(void)ctx;
 	if (!r && prot & VAC__WRITE)
-		r = vac__sys_mprotect(addr, bytes, PROT_READ);
+		r = ctx->uffd ? vac__uffd_protect(ctx->uffd, addr, bytes)
+			      : vac__sys_mprotect(addr, bytes, PROT_READ);
 	if (r < 0) {
 		unpaint(addr, bytes, colour);
 		vac__edge_drop(lo, lo + bytes);
@@ -227,21 +258,37 @@ int vac__view_leave(void *ctx, void *addr, size_t bytes, unsigned prot)
 /* Rights first, while the run is still a mapping by itself; then the paint comes off and it merges
  * again. A part of a run needs mappings for its ends, which the spares provide if the host does not:
  * the engine would otherwise believe in rights that the host never gives. */
-void vac__view_stay(void *ctx, void *addr, size_t bytes, unsigned prot)
+static int allow_again(void *addr, size_t bytes, unsigned prot)
 {
+	int r;
+
+	do {
+		r = vac__sys_mprotect(addr, bytes, host_prot(prot));
+	} while (r == -ENOMEM && vac__vma_relief());
+	return r;
+}
+
+/* userfaultfd's marks and modes are only shed by a mapping made anew: the same memory once more. */
+void vac__view_stay(void *arg, void *addr, size_t bytes, struct vac__backing *b, size_t off,
+		    unsigned prot)
+{
+	struct vac__mem_ctx *ctx = arg;
 	uintptr_t lo = (uintptr_t)addr;
 	unsigned colour = vac__edge_colour(lo);
+	bool anew = ctx->uffd && prot & VAC__WRITE;
 	int r = 0;
 
-	(void)ctx;
-	do {
-		if (prot & VAC__WRITE)
-			r = vac__sys_mprotect(addr, bytes, host_prot(prot));
-	} while (r == -ENOMEM && vac__vma_relief());
+	if (anew)
+		r = vac__map_shared(addr, bytes, host_prot(prot), b->fd, off, true);
+	else if (prot & VAC__WRITE)
+		r = allow_again(addr, bytes, prot);
 	if (r < 0)
 		vac__port_panic(__FILE__, __LINE__, "the host does not give back what it took");
-	unpaint(addr, bytes, colour);
+	if (!anew)
+		unpaint(addr, bytes, colour);
 	vac__edge_drop(lo, lo + bytes);
+	if (anew)
+		wake(ctx, addr, bytes);
 }
 
 int vac__view_unmap(void *ctx, void *addr, size_t bytes)
@@ -250,9 +297,62 @@ int vac__view_unmap(void *ctx, void *addr, size_t bytes)
 	bool left = vac__edge_colour(lo) != 0;
 	int r = vac__bare(addr, bytes, left);
 
-	(void)ctx;
+	if (r < 0)
+		return r;
 	/* An unmap of the program's may take in runs that leave, whole or in part. */
+	vac__edge_drop(lo, lo + bytes);
+	wake(ctx, addr, bytes);
+	return 0;
+}
+
+/* A hole in what is bare: watched first, then opened, so that no touch finds memory of the host's own.
+ * Should the second fail, the first stays, which does no harm to what has no rights. */
+static int open_hole(struct vac__mem_ctx *ctx, void *addr, size_t bytes)
+{
+	int r = vac__uffd_watch(ctx->uffd, addr, bytes);
+
 	if (!r)
-		vac__edge_drop(lo, lo + bytes);
+		r = vac__sys_mprotect(addr, bytes, PROT_READ | PROT_WRITE);
+	/* It may be a hole that could not be made bare, with marks of refusals in it. */
+	if (!r)
+		vac__sys_madvise(addr, bytes, MADV_DONTNEED);
 	return r;
+}
+
+/*
+ * In place of what is shown: prepared elsewhere and moved in, in one step. "Map a hole, then watch it"
+ * would lose what is written in between. The watch moves along because the reader of events is told of
+ * the move (UFFD_FEATURE_EVENT_REMAP), which takes as long as it takes to answer.
+ */
+static int move_hole(struct vac__mem_ctx *ctx, void *addr, size_t bytes)
+{
+	void *p;
+	int r = vac__sys_mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, &p);
+
+	if (r < 0)
+		return r;
+	mark_bare(p, bytes);
+	r = vac__uffd_watch(ctx->uffd, p, bytes);
+	if (!r && syscall(SYS_mremap, p, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, addr) == -1)
+		r = -errno;
+	if (r < 0)
+		vac__sys_munmap(p, bytes);
+	return r;
+}
+
+int vac__view_hole(void *arg, void *addr, size_t bytes, bool fresh)
+{
+	struct vac__mem_ctx *ctx = arg;
+	uintptr_t lo = (uintptr_t)addr;
+	int r;
+
+	if (!ctx->uffd)
+		return fresh ? 0 : vac__view_unmap(arg, addr, bytes);
+	r = fresh ? open_hole(ctx, addr, bytes) : move_hole(ctx, addr, bytes);
+	if (r < 0)
+		return r;
+	vac__edge_drop(lo, lo + bytes);
+	wake(ctx, addr, bytes);
+	return 0;
 }

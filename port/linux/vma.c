@@ -81,8 +81,15 @@ bool vac__port_vma_charge(long n, bool force)
 		setup();
 	u = atomic_load_explicit(&used, memory_order_relaxed);
 	do {
-		if (n > 0 && !force && u + n > limit - TABLES)
+		if (n > 0 && !force && u + n > limit - TABLES) {
+			struct vac__lack *lack = vac__port_lack();
+
+			lack->kind = VAC__LACK_MAPPINGS;
+			lack->used = u > 0 ? (uint64_t)u : 0;
+			lack->limit = limit > TABLES ? (uint64_t)limit - TABLES : 0;
+			lack->need = (uint64_t)n;
 			return false;
+		}
 	} while (!atomic_compare_exchange_weak_explicit(&used, &u, u + n, memory_order_relaxed,
 							memory_order_relaxed));
 	return true;

@@ -8,6 +8,11 @@
  * thread on another processor uses the old one for a while, as it would. Between a translation and
  * its access there is no such point: a processor finishes its instruction before it answers a flush.
  *
+ * The host is one of two kinds. A touch that its page table refuses goes to the engine (as with the
+ * SIGSEGV guard); or (faults.waits, as with userfaultfd) only a touch of a hole does, a write to a page
+ * that is leaving waits until that is mapped anew, and everything else that is refused is refused for
+ * good: so rights of the host that are not the engine's, and holes that are missing, are found.
+ *
  * Checked here, at every call: an access that reaches memory which was given back (SIM_CRASH); a seal
  * that is asked for while a mapping or a device still has the block; a mapping of two owners; more
  * host mappings than were booked.
@@ -23,6 +28,7 @@
 #define SPACES_MAX VAC__MAX_SPACES
 #define SPACE_PAGES_MAX 512u
 #define TLB_SLOTS 8
+#define SIM_BLOCK_PAGES_MAX 64u
 #define DIRECT_BYTES_MAX (1u << 20)
 #define GIVEN_BACK 0xEB
 #define UNTOUCHED 0xD5
@@ -82,6 +88,21 @@ void vac__port_meta_release(void *p, size_t bytes)
 	sim_fail(SIM_CRASH, "metadata released that was not reserved");
 }
 
+void *vac__port_table_reserve(size_t bytes)
+{
+	return vac__port_meta_reserve(bytes);
+}
+
+void vac__port_table_release(void *p, size_t bytes)
+{
+	vac__port_meta_release(p, bytes);
+}
+
+void vac__port_table_dense(void *p, size_t bytes, size_t off, size_t part)
+{
+	(void)p, (void)bytes, (void)off, (void)part;
+}
+
 size_t sim_meta_live(void)
 {
 	return nr_meta;
@@ -90,9 +111,10 @@ size_t sim_meta_live(void)
 /* ---- The host's state ------------------------------------------------------------------------- */
 
 struct host_pte {
-	int block; /* -1: bare */
+	int block; /* -1: bare, or a hole */
 	uint32_t off;
 	uint8_t prot;
+	bool hole;
 	uint32_t leaving; /* 0: not; else the run that leaves, which merges with no other */
 };
 
@@ -108,7 +130,9 @@ struct host_block {
 	bool open;
 	uint8_t *mem;
 	size_t bytes;
-	int dma; /* devices that hold a frame of it */
+	int dma;                           /* devices that hold a frame of it, under a pin */
+	int foreign;                       /* and without one */
+	uint8_t held[SIM_BLOCK_PAGES_MAX]; /* of these, by page */
 };
 
 static struct host_space spaces[SPACES_MAX];
@@ -118,6 +142,7 @@ static size_t direct_bytes;
 static struct sim_faults faults;
 static long vmas;
 static uint32_t next_run;
+static _Atomic uint32_t remapped; /* moves on, and wakes, whenever something is mapped anew */
 
 struct translation {
 	uint64_t page; /* address; 0: none */
@@ -203,7 +228,8 @@ void vac__port_vma_usage(uint64_t *used, uint64_t *limit)
 
 static bool joins(const struct host_pte *a, const struct host_pte *b)
 {
-	if (a->block != b->block || a->prot != b->prot || a->leaving != b->leaving)
+	if (a->block != b->block || a->prot != b->prot || a->leaving != b->leaving ||
+	    a->hole != b->hole)
 		return false;
 	return a->block < 0 || b->off == a->off + VAC_PAGE_BYTES;
 }
@@ -244,7 +270,7 @@ static int mem_open(void **ctx, const char *name, int *guard, unsigned flags)
 {
 	(void)name, (void)flags;
 	*ctx = &faults;
-	*guard = VAC_GUARD_SIGSEGV;
+	*guard = faults.waits ? VAC_GUARD_USERFAULTFD : VAC_GUARD_SIGSEGV;
 	return 0;
 }
 
@@ -273,6 +299,8 @@ static int block_open(void *ctx, int id, size_t bytes, void *at, struct vac__bac
 	h->open = true;
 	h->mem = at;
 	h->bytes = bytes;
+	if (bytes / VAC_PAGE_BYTES > SIM_BLOCK_PAGES_MAX)
+		sim_fail(SIM_CRASH, "a block of more pages than are counted");
 	memset(at, UNTOUCHED, bytes);
 	*b = (struct vac__backing){.fd = id,
 				   .bytes = bytes,
@@ -314,7 +342,7 @@ static bool shown_somewhere(int id)
 	return false;
 }
 
-static int block_seal(void *ctx, struct vac__backing *b, uint64_t *resident)
+static int block_seal(void *ctx, struct vac__backing *b, bool keep, uint64_t *resident)
 {
 	struct host_block *h = block_of(b);
 	int id = (int)b->priv;
@@ -328,10 +356,50 @@ static int block_seal(void *ctx, struct vac__backing *b, uint64_t *resident)
 	if (h->dma)
 		sim_fail(SIM_CRASH, "block %d is to be sealed while a device holds %d frames", id,
 			 h->dma);
-	if (refuse(faults.seal))
+	if (refuse(faults.seal) || h->foreign)
 		return -EBUSY;
-	b->direct = NULL;
+	if (!keep)
+		b->direct = NULL;
 	return 0;
+}
+
+/* Every device that holds a page here without a pin is found, or, on a host that hides them, none. What
+ * is on its way through some list of the host's looks held for a moment. */
+static int held(void *ctx, struct vac__backing *b, size_t off, size_t bytes, const void *shown,
+		size_t *at)
+{
+	struct host_block *h = block_of(b);
+	bool found = false;
+
+	(void)ctx, (void)shown;
+	sim_yield();
+	*at = off;
+	if (sim_one_in(faults.blind))
+		return -EOPNOTSUPP;
+	if (sim_one_in(faults.held))
+		return 1;
+	for (size_t i = off / VAC_PAGE_BYTES; i < (off + bytes) / VAC_PAGE_BYTES && !found; i++) {
+		found = h->held[i] != 0;
+		*at = found ? i * VAC_PAGE_BYTES : off;
+	}
+	/* The answer is of a moment of the call, and may be old when it arrives. */
+	if (faults.slow && sim_one_in(4))
+		sim_sleep(sim_below(faults.slow));
+	return found;
+}
+
+static bool sees(void *ctx)
+{
+	(void)ctx;
+	return !faults.blind;
+}
+
+static void holder(void *ctx, const void *shown, size_t bytes, char *text, size_t max,
+		   uint32_t *tid)
+{
+	(void)ctx, (void)shown, (void)bytes;
+	strncpy(text, "device", max);
+	*tid = 0;
 }
 
 static void block_close(void *ctx, struct vac__backing *b)
@@ -401,6 +469,12 @@ static void space_release(void *ctx, void *addr, size_t bytes)
 	s->base = 0;
 }
 
+static void wake_writers(void)
+{
+	atomic_fetch_add(&remapped, 1);
+	vac__port_wake(&remapped, INT_MAX);
+}
+
 static int map(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size_t off,
 	       unsigned prot)
 {
@@ -419,6 +493,7 @@ static int map(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size
 	check_vmas();
 	sim_yield();
 	flush(a, bytes);
+	wake_writers();
 	sim_yield();
 	return 0;
 }
@@ -487,19 +562,35 @@ static int leave(void *ctx, void *addr, size_t bytes, unsigned prot)
 	return 0;
 }
 
-static void stay(void *ctx, void *addr, size_t bytes, unsigned prot)
+static void stay(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size_t off,
+		 unsigned prot)
 {
 	uint64_t a = (uintptr_t)addr;
 
 	(void)ctx;
-	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES)
+	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES) {
 		if (!pte_at(a + i)->leaving)
 			sim_fail(SIM_CRASH, "a run stays that was not leaving");
+		if (b && (pte_at(a + i)->block != (int)b->priv || pte_at(a + i)->off != off + i))
+			sim_fail(SIM_CRASH, "a run stays that shows something else");
+	}
 	sim_yield();
 	if (prot)
 		set_prot(a, bytes, prot, 0);
 	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES)
 		pte_at(a + i)->leaving = 0;
+	wake_writers();
+}
+
+static void clear(uint64_t a, size_t bytes, bool hole)
+{
+	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES)
+		*pte_at(a + i) = (struct host_pte){.block = -1, .hole = hole};
+	check_vmas();
+	sim_yield();
+	flush(a, bytes);
+	wake_writers();
+	sim_yield();
 }
 
 static int unmap(void *ctx, void *addr, size_t bytes)
@@ -509,22 +600,40 @@ static int unmap(void *ctx, void *addr, size_t bytes)
 	(void)ctx;
 	if (!pte_at(a)->leaving && refuse(faults.unmap))
 		return -ENOMEM;
-	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES)
-		*pte_at(a + i) = (struct host_pte){.block = -1};
-	check_vmas();
-	sim_yield();
-	flush(a, bytes);
-	sim_yield();
+	clear(a, bytes, false);
 	return 0;
 }
 
+static int hole(void *ctx, void *addr, size_t bytes, bool fresh)
+{
+	uint64_t a = (uintptr_t)addr;
+
+	(void)ctx;
+	for (size_t i = 0; fresh && i < bytes; i += VAC_PAGE_BYTES)
+		if (pte_at(a + i)->block >= 0)
+			sim_fail(SIM_CRASH, "a fresh hole where something is shown");
+	if (!pte_at(a)->leaving && refuse(faults.unmap))
+		return -ENOMEM;
+	clear(a, bytes, true);
+	return 0;
+}
+
+static void quiet(void *ctx)
+{
+	(void)ctx;
+}
+
 const struct vac__mem_ops vac__port_mem_ops = {
+	.quiet = quiet,
 	.open = mem_open,
 	.close = mem_close,
 	.block_open = block_open,
 	.block_populate = block_populate,
 	.block_seal = block_seal,
 	.block_close = block_close,
+	.held = held,
+	.sees = sees,
+	.holder = holder,
 	.direct_reserve = direct_reserve,
 	.direct_release = direct_release,
 	.space_reserve = space_reserve,
@@ -534,6 +643,7 @@ const struct vac__mem_ops vac__port_mem_ops = {
 	.leave = leave,
 	.stay = stay,
 	.unmap = unmap,
+	.hole = hole,
 };
 
 /* ---- A processor's access --------------------------------------------------------------------- */
@@ -546,6 +656,38 @@ static struct translation *cached(uint64_t page, unsigned access)
 		if (t[i].page == page && (t[i].prot & access) == access)
 			return &t[i];
 	return NULL;
+}
+
+/*
+ * The page table refuses an access: who is asked? 0: try it again. The host that waits: handlers ask
+ * the engine for holes only, and where a write is not allowed, for what is (guard_uffd.c).
+ */
+static int refused(struct host_space *s, uint64_t addr, unsigned access)
+{
+	struct host_pte *p = &s->pte[(addr - s->base) / VAC_PAGE_BYTES];
+	int r;
+
+	if (!faults.waits)
+		return s->fn(s->arg, (uintptr_t)addr, access);
+	if (p->block >= 0) {
+		uint32_t seen = atomic_load(&remapped);
+
+		if ((p->prot & access) == access)
+			return 0; /* allowed by now */
+		if (!p->leaving || !(p->prot & VAC__READ) || access != VAC__WRITE)
+			return -EFAULT;
+		s->fn(s->arg, (uintptr_t)addr, VAC__WAITS);
+		vac__port_wait(&remapped, seen, 0);
+		return 0;
+	}
+	if (!p->hole)
+		return -EFAULT;
+	r = s->fn(s->arg, (uintptr_t)addr, access);
+	if (r == -EFAULT && access == VAC__WRITE) {
+		r = s->fn(s->arg, (uintptr_t)addr, VAC__READ);
+		r = r == 0 ? 0 : -EFAULT;
+	}
+	return r;
 }
 
 /* A translation for this access, from the cache, the page table, or the engine. */
@@ -581,7 +723,7 @@ static int translate(uint64_t addr, unsigned access, struct translation **out)
 		if (tries > 1000)
 			sim_fail(SIM_LIVENESS, "the same access faults for ever");
 		sim_yield();
-		r = s->fn(s->arg, (uintptr_t)addr, access);
+		r = refused(s, addr, access);
 		if (r < 0)
 			return r;
 	}
@@ -649,6 +791,25 @@ int sim_dma_get(uint64_t addr, bool write, struct sim_dma *d)
 	return 0;
 }
 
+int sim_gup(uint64_t addr, bool write, struct sim_dma *d)
+{
+	unsigned access = write ? VAC__WRITE : VAC__READ;
+	struct host_space *s;
+	struct host_pte *p;
+
+	sim_yield();
+	s = space_at(addr);
+	p = s ? &s->pte[(addr - s->base) / VAC_PAGE_BYTES] : NULL;
+	if (!p || p->block < 0 || (p->prot & access) != access)
+		return -EFAULT;
+	d->block = p->block;
+	d->page = p->off / VAC_PAGE_BYTES;
+	d->at = blocks[p->block].mem + p->off;
+	blocks[p->block].foreign++;
+	blocks[p->block].held[d->page]++;
+	return 0;
+}
+
 static void dma_check(const struct sim_dma *d)
 {
 	if (!blocks[d->block].open)
@@ -659,6 +820,13 @@ void sim_dma_put(struct sim_dma *d)
 {
 	dma_check(d);
 	blocks[d->block].dma--;
+}
+
+void sim_gup_put(struct sim_dma *d)
+{
+	dma_check(d);
+	blocks[d->block].foreign--;
+	blocks[d->block].held[d->page]--;
 }
 
 /* The page was dropped under the device, which its owner may do: it reaches nothing of anybody's, or

@@ -344,6 +344,11 @@ uint64_t vac__port_now(void)
 	return now_ns;
 }
 
+uint64_t vac__port_now_thread(void)
+{
+	return now_ns;
+}
+
 uint64_t vac__port_now_coarse(void)
 {
 	return now_ns;
@@ -451,6 +456,14 @@ struct vac__held *vac__port_held(void)
 	return &threads[current].held;
 }
 
+/* Nobody reads what it says here: a world has no limits but the pool's. */
+struct vac__lack *vac__port_lack(void)
+{
+	static struct vac__lack lack;
+
+	return &lack;
+}
+
 /* ---- Threads of the world --------------------------------------------------------------------- */
 
 int sim_self(void)
@@ -553,4 +566,19 @@ _Noreturn void sim_over(void)
 		if (threads[i].state != DONE)
 			sim_fail(SIM_LIVENESS, "%s never ended", threads[i].name);
 	_longjmp(outside, 1);
+}
+
+/* A sector is one word here, and its own sum. */
+void vac__port_sums(const void *page, uint64_t sum[8])
+{
+	memcpy(sum, page, 8 * sizeof(*sum));
+}
+
+/* A device may write between any two words. */
+void vac__port_copy_sums(void *dst, const void *src, uint64_t sum[8])
+{
+	memcpy(dst, src, 4 * sizeof(*sum));
+	sim_yield();
+	memcpy((uint64_t *)dst + 4, (const uint64_t *)src + 4, 4 * sizeof(*sum));
+	vac__port_sums(dst, sum);
 }

@@ -79,8 +79,12 @@ void sim_trace_to(void *file);
 
 struct sim_faults {
 	uint32_t populate, map, protect, leave, unmap, seal,
-		open; /* one call in n fails; 0: none */
+		open;   /* one call in n fails; 0: none */
+	uint32_t held;  /* one look in n takes a page of nobody's for held */
+	uint32_t slow;  /* nanoseconds that a look may take to answer */
+	uint32_t blind; /* one look in n, the host does not tell who holds a page; 1: never */
 	uint64_t vma_limit;
+	bool waits; /* the host behaves as under userfaultfd: see mem.c. Set before the first space */
 };
 void sim_faults(const struct sim_faults *f);
 const struct sim_faults *sim_faults_now(void);
@@ -96,9 +100,14 @@ int sim_fetch_add(uint64_t addr, uint64_t n);
 struct sim_dma {
 	uint8_t *at;
 	int block;
+	uint32_t page; /* of the block; for sim_gup_put() */
 };
 int sim_dma_get(uint64_t addr, bool write, struct sim_dma *d);
 void sim_dma_put(struct sim_dma *d);
+/* The same without a pin, as a program does that does not know better: by the page table as it is at this
+ * moment, not by a translation, and the engine is not asked: -EFAULT where it does not allow it. */
+int sim_gup(uint64_t addr, bool write, struct sim_dma *d);
+void sim_gup_put(struct sim_dma *d);
 void sim_dma_abandon(struct sim_dma *d);
 void sim_dma_write(struct sim_dma *d, size_t off, uint64_t value);
 uint64_t sim_dma_read(struct sim_dma *d, size_t off);
