@@ -162,11 +162,17 @@ struct vac__held *vac__port_held(void);
 #define VAC__READ 1u
 #define VAC__WRITE 2u
 
+/* Of a mapping: only to be read at first, while a write, also one that the kernel makes, reaches the
+ * engine, and can be let in page by page (allow) without a host mapping more. For platforms with
+ * VAC_GUARD_USERFAULTFD only. */
+#define VAC__WATCH 4u
+
 #define VAC__WAITS 0u
 
 /* What the engine does with a touch the host refused. access: VAC__READ or VAC__WRITE; VAC__WAITS: the
- * host makes a writer wait for a leaving page by itself, which is only said (and may be said by a thread
- * that must not take a lock). 0: try the access again. -EFAULT: not allowed (a true SIGSEGV). -ENOMEM: no memory (SIGBUS). */
+ * host makes a writer wait by itself, for a leaving page or a watched one, and says so (perhaps from a
+ * thread that must not take a lock): 0: it will be mapped anew; 1: it wants the engine, in a call with
+ * VAC__WRITE. Of these: 0: try the access again. -EFAULT: not allowed (a true SIGSEGV). -ENOMEM: no memory (SIGBUS). */
 typedef int vac__fault_fn(void *arg, uintptr_t addr, unsigned access);
 
 struct vac__backing { /* the memory of one block; filled by block_open */
@@ -258,6 +264,9 @@ struct vac__mem_ops {
 	 * it was only split, and its rights are what they were. Cannot fail. */
 	void (*stay)(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size_t off,
 		     unsigned prot);
+	/* Let writers into a part of what is shown with VAC__WATCH; those that wait are told. May fail for
+	 * want of memory. NULL where there is no VAC__WATCH. */
+	int (*allow)(void *ctx, void *addr, size_t bytes);
 	/* Back to the bare reservation: a touch is not allowed. */
 	int (*unmap)(void *ctx, void *addr, size_t bytes);
 	/* Nothing is shown, but a touch is allowed and reaches the engine (for a platform that tells

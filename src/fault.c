@@ -6,6 +6,8 @@
  *	none                         a new folio: huge where the VMA covers the whole vpb, else a
  *	                             window of base folios around the page
  *	migration entry              wait without a reference, then look again
+ *	present, shared, to be written or pinned
+ *	                             make it exclusive (cow.c)
  *	present, host agrees         somebody else was faster: try the access again
  *	present, host shows less     show it again
  *
@@ -20,11 +22,26 @@ static struct vac__mutex *fault_lock(struct vac_space *s, uint32_t vpb)
 	return &s->pool->fault[(vpb + s->id * 7u) % 64u];
 }
 
-enum look { LOOK_NONE, LOOK_DONE, LOOK_WAIT, LOOK_AGAIN };
+enum look { LOOK_NONE, LOOK_DONE, LOOK_WAIT, LOOK_AGAIN, LOOK_SHARED };
+
+/* A present entry is to become exclusive: its folio's lock and a reference, or the wait for the lock. */
+static enum look look_shared(struct vac_space *s, uint32_t pfn, uint32_t *ticket)
+{
+	/* Present under the ptl means mapped, so the reference is to be had unless frozen. */
+	int r = vac__w_try_ref(&vac__frame(s->pool, pfn)->word);
+
+	if (r == 0 && !vac__folio_trylock(s->pool, pfn)) {
+		vac__folio_put(s->pool, pfn, VAC__W_REF);
+		r = -EAGAIN;
+	}
+	if (r == 0)
+		return LOOK_SHARED;
+	return vac__folio_wait_prepare(s->pool, pfn, ticket) ? LOOK_WAIT : LOOK_AGAIN;
+}
 
 /*
- * Judge the slot of a page under its ptl. LOOK_WAIT: *pfn is the folio that leaves and *ticket the
- * wait prepared for it. LOOK_DONE: *err. LOOK_NONE: to be filled.
+ * Judge the slot of a page under its ptl. LOOK_WAIT: *pfn is the folio that leaves, or that somebody is
+ * at, and *ticket the wait prepared for it. LOOK_SHARED: *pfn is locked, and referenced. LOOK_DONE: *err. LOOK_NONE: to be filled.
  */
 static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint32_t *pfn,
 		      uint32_t *ticket, int *err)
@@ -50,6 +67,10 @@ static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint3
 			VAC__DEBUG_ASSERT(!"dangling migration entry");
 			l = LOOK_AGAIN;
 		}
+	} else if (vac__e_present(e) && !(e & VAC__E_EXCL) &&
+		   (access & (VAC__WRITE | VAC__UNSHARE))) {
+		*pfn = vac__e_pfn(e);
+		l = look_shared(s, *pfn, ticket);
 	} else if (vac__e_present(e)) {
 		uint64_t need = access & VAC__WRITE ? VAC__E_HWRITE : VAC__E_HREAD;
 
@@ -207,8 +228,10 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		l = look(s, page, access, &pfn, &ticket, &r);
 		if (l == LOOK_NONE)
 			r = fill(s, v, page);
+		else if (l == LOOK_SHARED)
+			r = vac__unshare(s, v, page, pfn);
 		vac__rdunlock(&s->lock, VAC__RANK_SPACE);
-		if (l == LOOK_AGAIN)
+		if (l == LOOK_AGAIN || (l == LOOK_SHARED && r == -EAGAIN))
 			continue;
 		if (l != LOOK_WAIT)
 			return r;
@@ -218,6 +241,22 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 	}
 }
 
+/*
+ * A writer waits in the host: for a page that leaves, or that a fork() has stopped, which will be shown
+ * anew; or for one that is watched, and then somebody must see to it. No lock, so the entry may be out of
+ * date. It was changed after the host was, by whoever wakes the writers, and if it is changed later, it is
+ * by somebody who will; a call for nothing does no harm.
+ */
+static int waits(struct vac_space *s, uint32_t page)
+{
+	uint64_t e = vac__entry_get(s, page);
+
+	if (vac__e_present(e) && !(e & VAC__E_HWRITE))
+		return 1;
+	vac__stat_add(&s->pool->c.fault_waits, 1);
+	return 0;
+}
+
 /* The guard's upcall (vac__fault_fn). */
 int vac__fault(void *space, uintptr_t addr, unsigned access)
 {
@@ -225,10 +264,8 @@ int vac__fault(void *space, uintptr_t addr, unsigned access)
 	int r;
 
 	(void)vac__ld_acq(&s->ready);
-	if (access == VAC__WAITS) {
-		vac__stat_add(&s->pool->c.fault_waits, 1);
-		return 0;
-	}
+	if (access == VAC__WAITS)
+		return waits(s, (uint32_t)((addr - (uintptr_t)s->base) >> VAC__PAGE_SHIFT));
 	vac__fork_pass(s->pool);
 	vac__stat_add(&s->pool->c.faults, 1);
 	vac__port_lack()->kind = VAC__LACK_NONE;

@@ -40,6 +40,7 @@
 #endif
 
 #define VAC__PB_PAGES (1u << VAC__PB_ORDER)
+#define VAC__COW_PAGES (VAC__PB_PAGES < 64 ? VAC__PB_PAGES / 2 : 16u)
 #define VAC__PB_SHIFT (VAC__PAGE_SHIFT + VAC__PB_ORDER)
 #define VAC__NO_PFN UINT32_MAX
 

@@ -113,6 +113,8 @@ struct vac__free_list {
  * Entries. A present entry's rights (E_READ, E_WRITE) are the engine's; E_HMAP, E_HREAD, E_HWRITE
  * say what the host shows there now: never more than the entry allows. A migration entry keeps
  * them, names the source's pfn, and the host shows that read-only at most.
+ * An entry without E_EXCL is of a folio that others may show too: the host lets nobody write there,
+ * whatever E_WRITE says, which is the mapping's right. A write, or a pin, makes it exclusive (cow.c).
  * In a pmd slot a huge folio's entry stands for 512 pages; E_TABLE sends readers to the ptes.
  */
 #define VAC__E_TYPE 7u
@@ -125,6 +127,8 @@ struct vac__free_list {
 #define VAC__E_HMAP 0x100u
 #define VAC__E_HREAD 0x200u
 #define VAC__E_HWRITE 0x400u
+#define VAC__E_HWATCH 0x800u /* shown so that writers can be let in page by page: VAC__WATCH */
+#define VAC__E_RIGHTS (VAC__E_READ | VAC__E_WRITE)
 #define VAC__E_PFN_SHIFT 16
 typedef _Atomic uint64_t vac__entry;
 
@@ -161,8 +165,9 @@ struct vac__family {
 struct vac_space {
 	struct vac_pool *pool;
 	uint32_t fork_runs; /* writable runs that a fork() has stopped; guarded by its locks */
-	uint32_t id;        /* slot in pool->spaces and, as long as nothing is cloned, family */
-	uint32_t family;
+	uint32_t id;        /* slot in pool->spaces */
+	uint32_t family;    /* id of the space that it was born with */
+	bool cloned; /* folios of it may be shared; set under its lock, and its family's, for write */
 	struct vac_space *next_in_family;
 	char name[VAC_NAME_MAX];
 	uint8_t *base;
@@ -303,6 +308,7 @@ struct vac__counters {
 	_Atomic uint64_t faults, fault_waits, migrate_attempts, migrate_folios, migrate_bytes;
 	_Atomic uint64_t gate_waits, splits, dangling, wakes, wake_batch_max_ns;
 	_Atomic uint64_t foreign_held, late_carried, late_lost;
+	_Atomic uint64_t snapshots, snapshot_copies, cow_copies, cow_bytes, cow_reuses;
 };
 
 struct vac_pool {
@@ -312,6 +318,7 @@ struct vac_pool {
 	const struct vac__mem_ops *mem;
 	void *mem_ctx;
 	int guard;
+	bool watches; /* the guard stops the kernel's own writes too: see VAC__WATCH in port.h */
 
 	uint32_t pb_per_block, block_shift; /* block_shift: log2 of frames a block */
 	uint32_t max_blocks;
@@ -441,6 +448,10 @@ void vac__segments_settle(struct vac_space *s, uint32_t vpb, long charged);
 void vac__zap(struct vac_space *s, uint32_t first, uint32_t end);
 void vac__entries_hide(struct vac_space *s, uint32_t first, uint32_t end);
 void vac__entries_protect(struct vac_space *s, uint32_t first, uint32_t end, unsigned prot);
+void vac__entries_stop(struct vac_space *s, uint32_t first, uint32_t end);
+int vac__host_hide(struct vac_space *s, uint32_t page, uint32_t n);
+unsigned vac__host_want(const struct vac_pool *pool, uint64_t entry);
+uint64_t vac__host_bits(unsigned prot);
 
 /* ---- rmap.c ---- */
 void vac__family_join(struct vac_pool *pool, uint32_t family, struct vac_space *s);
@@ -449,10 +460,20 @@ struct vac_space *vac__rmap_first(struct vac_pool *pool, uint32_t family);
 
 /* ---- space.c ---- */
 const struct vac__vma *vac__vma_find(const struct vac_space *s, uint32_t page);
+int vac__space_create(struct vac_pool *pool, uint64_t bytes, const char *name,
+		      struct vac_space *kin, struct vac_space **out);
+int vac__space_destroy(struct vac_space *s);
+int vac__vmas_clone(struct vac_space *to, const struct vac_space *from);
 
 /* ---- fault.c ---- */
 int vac__fault(void *space, uintptr_t addr, unsigned access);
 int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access);
+
+/* Beside VAC__READ and VAC__WRITE: the page is to be exclusive, as it is going to be pinned. */
+#define VAC__UNSHARE 0x100u
+
+/* ---- cow.c ---- */
+int vac__unshare(struct vac_space *s, const struct vac__vma *v, uint32_t page, uint32_t pfn);
 
 /* ---- prefault.c ---- */
 int vac__space_list(struct vac_space *s);

@@ -37,10 +37,22 @@ uint64_t vac__entry_get(struct vac_space *s, uint32_t page)
 	return e;
 }
 
-/* The host rights that an entry's own rights ask for. */
+/* The host rights that an entry as it is shown may have: nobody writes what is shared. */
 unsigned vac__host_prot(uint64_t e)
 {
-	return (e & VAC__E_READ ? VAC__READ : 0) | (e & VAC__E_WRITE ? VAC__WRITE : 0);
+	return (e & VAC__E_READ ? VAC__READ : 0) |
+	       ((e & VAC__E_WRITE) && (e & VAC__E_EXCL) ? VAC__WRITE : 0) |
+	       (e & VAC__E_HWATCH ? VAC__WATCH : 0);
+}
+
+/* And how to show it anew: where the platform can, so that a write to what is shared reaches us. */
+unsigned vac__host_want(const struct vac_pool *pool, uint64_t e)
+{
+	unsigned prot = vac__host_prot(e & ~(uint64_t)VAC__E_HWATCH);
+
+	if (pool->watches && (e & VAC__E_WRITE) && !(e & VAC__E_EXCL))
+		prot |= VAC__WATCH;
+	return prot;
 }
 
 static uint64_t rights(unsigned prot)
@@ -49,10 +61,11 @@ static uint64_t rights(unsigned prot)
 	return (prot ? VAC__E_READ : 0) | (prot & VAC_PROT_WRITE ? VAC__E_WRITE : 0);
 }
 
-static uint64_t host_bits(unsigned prot)
+/* The bits of an entry that is shown with these rights. */
+uint64_t vac__host_bits(unsigned prot)
 {
-	return VAC__E_HMAP | (prot ? VAC__E_HREAD : 0) |
-	       (prot & VAC_PROT_WRITE ? VAC__E_HWRITE : 0);
+	return VAC__E_HMAP | (prot ? VAC__E_HREAD : 0) | (prot & VAC__WRITE ? VAC__E_HWRITE : 0) |
+	       (prot & VAC__WATCH ? VAC__E_HWATCH : 0);
 }
 
 /* A present entry, not shown by the host yet, of a folio that nobody shares. */
@@ -70,8 +83,10 @@ static uint64_t segment_key(struct vac_pool *pool, uint64_t e, uint32_t i)
 
 	if (!(e & VAC__E_HMAP))
 		return 0;
+	if (e & VAC__E_HWATCH) /* writers are let in within one mapping */
+		e &= ~(uint64_t)VAC__E_HWRITE;
 	return (uint64_t)(pfn - i) << 32 | (uint64_t)(pfn >> pool->block_shift) << 12 |
-	       (e & (VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE));
+	       (e & (VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE | VAC__E_HWATCH));
 }
 
 uint32_t vac__segments_of(struct vac_space *s, uint32_t vpb)
@@ -154,7 +169,7 @@ int vac__install_huge(struct vac_space *s, uint32_t vpb, uint32_t pfn, unsigned 
 	vac__st_rlx(&f->family, s->family);
 	vac__st_rlx(&f->index, vpb * VAC__PB_PAGES);
 	vac__w_ref_to_map(&f->word);
-	vac__st(vac__pmd(s, vpb), vac__entry_for(pfn, prot) | host_bits(prot));
+	vac__st(vac__pmd(s, vpb), vac__entry_for(pfn, prot) | vac__host_bits(prot));
 	vac__segments_settle(s, vpb, 2);
 	return 0;
 }
@@ -203,7 +218,7 @@ int vac__install_base(struct vac_space *s, uint32_t first, const uint32_t *pfns,
 			vac__st_rlx(&f->index, first + i);
 			vac__w_ref_to_map(&f->word);
 			vac__st(vac__pte(s, first + i),
-				vac__entry_for(pfns[i], prot) | host_bits(prot));
+				vac__entry_for(pfns[i], prot) | vac__host_bits(prot));
 		}
 		vac__segments_settle(s, vpb, 2);
 		done += k;
@@ -211,27 +226,152 @@ int vac__install_base(struct vac_space *s, uint32_t first, const uint32_t *pfns,
 	return done ? (int)done : r;
 }
 
+/* ---- Hiding ---------------------------------------------------------------------------------- */
+
+static void hide_entry(vac__entry *slot)
+{
+	uint64_t e = vac__ld_rlx(slot);
+
+	if (e & VAC__E_HMAP)
+		vac__st(slot, e & ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE |
+					      VAC__E_HWATCH));
+}
+
+/* The host shows pages [page, page + n) of one vpb, all of which it does show, no more; a touch
+ * reaches us. The ptl is held. */
+int vac__host_hide(struct vac_space *s, uint32_t page, uint32_t n)
+{
+	bool table = (vac__ld_rlx(vac__pmd(s, page >> VAC__PB_ORDER)) & VAC__E_TYPE) ==
+		     VAC__E_TABLE;
+	int r;
+
+	if (!vac__port_vma_charge(2, false))
+		return -ENOMEM;
+	r = s->pool->mem->hole(s->pool->mem_ctx, vac__page_addr(s, page),
+			       (size_t)n << VAC__PAGE_SHIFT, false);
+	for (uint32_t i = 0; r == 0 && i < (table ? n : 1); i++)
+		hide_entry(table ? vac__pte(s, page + i) : vac__pmd(s, page >> VAC__PB_ORDER));
+	vac__segments_settle(s, page >> VAC__PB_ORDER, 2);
+	return r;
+}
+
+/* ---- Showing again ---------------------------------------------------------------------------- */
+
+/*
+ * The pages around one that a mapping can show with it: present, one after the other in one block, and
+ * alike in what `mask` has of their entries; within a window of so many pages.
+ */
+static void alike(struct vac_space *s, uint32_t page, uint32_t unit, uint64_t mask, uint32_t *first,
+		  uint32_t *n)
+{
+	uint32_t lo = page - page % unit, hi = lo + unit, shift = s->pool->block_shift;
+	uint64_t e = vac__ld_rlx(vac__pte(s, page)), o;
+
+	for (*first = page; *first > lo; --*first) {
+		o = vac__ld_rlx(vac__pte(s, *first - 1));
+		if ((o & mask) != (e & mask) ||
+		    vac__e_pfn(o) + (page - *first + 1) != vac__e_pfn(e) ||
+		    vac__e_pfn(o) >> shift != vac__e_pfn(e) >> shift)
+			break;
+	}
+	for (*n = page - *first + 1; *first + *n < hi; ++*n) {
+		o = vac__ld_rlx(vac__pte(s, *first + *n));
+		if ((o & mask) != (e & mask) ||
+		    vac__e_pfn(o) != vac__e_pfn(e) + (*first + *n - page) ||
+		    vac__e_pfn(o) >> shift != vac__e_pfn(e) >> shift)
+			break;
+	}
+}
+
+/* Let writers into the pages of [first, first + n) that are ours alone and shown with VAC__WATCH. */
+static int allow(struct vac_space *s, uint32_t first, uint32_t n)
+{
+	uint32_t k;
+	int r = 0;
+
+	for (uint32_t i = 0; i < n && r == 0; i += k) {
+		for (k = 0; i + k < n; k++) {
+			uint64_t e = vac__ld_rlx(vac__pte(s, first + i + k));
+
+			if ((e & (VAC__E_HWATCH | VAC__E_HWRITE)) != VAC__E_HWATCH ||
+			    !(vac__host_prot(e) & VAC__WRITE))
+				break;
+		}
+		if (k == 0) {
+			k = 1;
+			continue;
+		}
+		r = s->pool->mem->allow(s->pool->mem_ctx, vac__page_addr(s, first + i),
+					(size_t)k << VAC__PAGE_SHIFT);
+		for (uint32_t j = 0; r == 0 && j < k; j++)
+			vac__or(vac__pte(s, first + i + j), VAC__E_HWRITE);
+	}
+	return r;
+}
+
+/* With neighbours that are like it, so that what was split is not touched page by page. Where the
+ * platform watches writers, one mapping shows what is shared and what is not. */
+static int refresh_base(struct vac_space *s, uint32_t page)
+{
+	uint64_t bits = (UINT64_C(1) << VAC__E_PFN_SHIFT) - 1, any = 0;
+	uint64_t e = vac__ld_rlx(vac__pte(s, page));
+	bool watch = s->pool->watches && !(e & VAC__E_HMAP);
+	uint32_t first, n;
+	unsigned prot;
+	int r;
+
+	if (e & VAC__E_HWATCH) {
+		alike(s, page, VAC__COW_PAGES, bits, &first, &n);
+		return allow(s, first, n);
+	}
+	alike(s, page, watch ? VAC__PB_PAGES : VAC__COW_PAGES, watch ? bits & ~VAC__E_EXCL : bits,
+	      &first, &n);
+	for (uint32_t i = 0; i < n; i++)
+		any |= ~vac__ld_rlx(vac__pte(s, first + i));
+	prot = vac__host_want(s->pool, any & VAC__E_EXCL ? e & ~(uint64_t)VAC__E_EXCL : e);
+	r = host_map(s, first, n, vac__e_pfn(e) - (page - first), prot);
+	if (r < 0)
+		return r;
+	for (uint32_t i = 0; i < n; i++) {
+		vac__entry *slot = vac__pte(s, first + i);
+
+		vac__st(slot, vac__ld_rlx(slot) | vac__host_bits(prot));
+	}
+	return prot & VAC__WATCH ? allow(s, first, n) : 0;
+}
+
+static int refresh_huge(struct vac_space *s, uint32_t vpb)
+{
+	vac__entry *slot = vac__pmd(s, vpb);
+	uint32_t page = vpb * VAC__PB_PAGES;
+	unsigned prot;
+	uint64_t e;
+	int r = 0;
+
+	/* No longer watched, which is to the advantage of the host's page table. Hidden first: all who
+	 * wait for it are woken by that. */
+	if (vac__ld_rlx(slot) & VAC__E_HWATCH)
+		r = vac__host_hide(s, page, VAC__PB_PAGES);
+	e = vac__ld_rlx(slot);
+	prot = vac__host_want(s->pool, e);
+	if (r == 0)
+		r = host_map(s, page, VAC__PB_PAGES, vac__e_pfn(e), prot);
+	if (r == 0)
+		vac__st(slot, e | vac__host_bits(prot));
+	return r;
+}
+
 /* The host shows less of a present page than the entry allows: show it again. The ptl is held. */
 int vac__host_refresh(struct vac_space *s, uint32_t page)
 {
 	uint32_t vpb = page >> VAC__PB_ORDER;
-	vac__entry *slot = vac__pmd(s, vpb);
-	uint32_t n = VAC__PB_PAGES;
-	uint64_t e;
+	bool table = (vac__ld_rlx(vac__pmd(s, vpb)) & VAC__E_TYPE) == VAC__E_TABLE;
 	int r;
 
-	if ((vac__ld_rlx(slot) & VAC__E_TYPE) == VAC__E_TABLE) {
-		slot = vac__pte(s, page);
-		n = 1;
-	}
-	page -= page % n;
-	e = vac__ld_rlx(slot);
-	VAC__DEBUG_ASSERT(vac__e_present(e));
+	VAC__DEBUG_ASSERT(vac__e_present(vac__entry_get(s, page)));
 	if (!vac__port_vma_charge(2, false))
 		return -ENOMEM;
-	r = host_map(s, page, n, vac__e_pfn(e), vac__host_prot(e));
-	if (r == 0)
-		vac__st(slot, e | host_bits(vac__host_prot(e)));
+	r = table ? refresh_base(s, page) : refresh_huge(s, vpb);
 	vac__segments_settle(s, vpb, 2);
 	return r;
 }
@@ -306,14 +446,6 @@ void vac__zap(struct vac_space *s, uint32_t first, uint32_t end)
 	}
 }
 
-static void hide_entry(vac__entry *slot)
-{
-	uint64_t e = vac__ld_rlx(slot);
-
-	if (e & VAC__E_HMAP)
-		vac__st(slot, e & ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE));
-}
-
 /* The host shows [first, end) no more, but nothing is to be deleted: the next touch brings it back. The
  * borders cut no huge folio. Locks as for vac__zap. */
 void vac__entries_hide(struct vac_space *s, uint32_t first, uint32_t end)
@@ -347,7 +479,7 @@ static void protect_entry(vac__entry *slot, unsigned prot)
 		return;
 	e = (e & ~(uint64_t)(VAC__E_READ | VAC__E_WRITE)) | rights(prot);
 	if (e & VAC__E_HMAP)
-		e = (e & ~(uint64_t)(VAC__E_HREAD | VAC__E_HWRITE)) | host_bits(prot);
+		e = (e & ~(uint64_t)(VAC__E_HREAD | VAC__E_HWRITE)) | vac__host_bits(prot);
 	vac__st(slot, e);
 }
 
@@ -371,6 +503,37 @@ void vac__entries_protect(struct vac_space *s, uint32_t first, uint32_t end, uns
 		}
 		if (e)
 			vac__segments_settle(s, vpb, 0);
+		vac__ptl_unlock(s, vpb);
+		first = stop;
+	}
+}
+
+static void stop_entry(vac__entry *slot, unsigned prot)
+{
+	uint64_t e = vac__ld_rlx(slot);
+
+	(void)prot;
+	if (e & VAC__E_HWRITE)
+		vac__st(slot, e & ~(uint64_t)VAC__E_HWRITE);
+}
+
+/* The host lets nobody write in [first, end) any more. Locks as for vac__zap. */
+void vac__entries_stop(struct vac_space *s, uint32_t first, uint32_t end)
+{
+	while (first < end) {
+		uint32_t vpb = first >> VAC__PB_ORDER;
+		uint32_t stop = (vpb + 1) * VAC__PB_PAGES < end ? (vpb + 1) * VAC__PB_PAGES : end;
+		uint64_t e;
+
+		vac__ptl_lock(s, vpb);
+		e = vac__ld_rlx(vac__pmd(s, vpb));
+		if (e && (e & VAC__E_TYPE) != VAC__E_TABLE) {
+			stop_entry(vac__pmd(s, vpb), 0);
+		} else if (e) {
+			for (uint32_t p = first; p < stop; p++)
+				stop_entry(vac__pte(s, p), 0);
+			vac__segments_settle(s, vpb, 0);
+		}
 		vac__ptl_unlock(s, vpb);
 		first = stop;
 	}

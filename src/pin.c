@@ -165,7 +165,7 @@ static int pin_range(struct pinning *p, struct vac_space *s, uint32_t page, uint
 			return r;
 		if (r == 0) {
 			VAC__ENTER();
-			r = vac__fault_in(s, page, access);
+			r = vac__fault_in(s, page, access | VAC__UNSHARE);
 			VAC__LEAVE();
 			if (r < 0)
 				return r;

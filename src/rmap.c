@@ -7,17 +7,25 @@
  * Invariants: the list of a family, and the VMAs of its spaces, change only under the family's
  * lock held for write; walks hold it for read, so no slot appears, moves or goes behind a walk's
  * back (semantics.md F.2: with that, the order of the walk does not matter). Families are never
- * unmapped: a stale number leads to a walk that finds nothing.
+ * unmapped: a stale number leads to a walk that finds nothing. Several folios may have the same family and
+ * index, one a space at most: that is why a slot counts only if it names the folio.
  */
 #include "internal.h"
 
 void vac__family_join(struct vac_pool *pool, uint32_t family, struct vac_space *s)
 {
 	struct vac__family *f = &pool->families[family];
+	struct vac_space *t;
 
 	vac__wrlock(&f->lock, VAC__RANK_RMAP);
-	s->next_in_family = vac__ld_rlx(&f->first);
-	vac__st_rel(&f->first, s);
+	t = vac__ld_rlx(&f->first);
+	if (!t) {
+		vac__st_rel(&f->first, s);
+	} else {
+		while (t->next_in_family)
+			t = t->next_in_family;
+		t->next_in_family = s;
+	}
 	vac__wrunlock(&f->lock, VAC__RANK_RMAP);
 }
 
@@ -38,7 +46,8 @@ void vac__family_leave(struct vac_pool *pool, struct vac_space *s)
 	vac__wrunlock(&f->lock, VAC__RANK_RMAP);
 }
 
-/* The first space of a family; the others follow by next_in_family. The lock is held. */
+/* The first space of a family, which is the oldest: the others follow by next_in_family, in the order in
+ * which they were born. The lock is held. */
 struct vac_space *vac__rmap_first(struct vac_pool *pool, uint32_t family)
 {
 	return family < VAC__MAX_SPACES ? vac__ld_rlx(&pool->families[family].first) : NULL;

@@ -184,17 +184,17 @@ static void space_free(struct vac_space *s)
 	vac__port_meta_release(s, sizeof(*s));
 }
 
-static struct vac_space *space_alloc(struct vac_pool *pool, const struct vac_space_opts *o)
+static struct vac_space *space_alloc(struct vac_pool *pool, uint64_t bytes, const char *name)
 {
 	struct vac_space *s = vac__port_meta_reserve(sizeof(*s));
-	size_t v = (size_t)(o->bytes >> VAC__PB_SHIFT);
+	size_t v = (size_t)(bytes >> VAC__PB_SHIFT);
 
 	if (!s)
 		return NULL;
 	s->pool = pool;
 	s->vpbs = (uint32_t)v;
 	s->pages = (uint32_t)(v * VAC__PB_PAGES);
-	memcpy(s->name, o->name, strlen(o->name) + 1);
+	memcpy(s->name, name, strlen(name) + 1);
 	s->cap_vmas = s->pages + 4 < VAC__VMAS_MAX ? s->pages + 4 : VAC__VMAS_MAX;
 	s->pmd = vac__port_table_reserve(v * sizeof(*s->pmd));
 	s->pte = vac__port_table_reserve(v * VAC__PB_PAGES * sizeof(*s->pte));
@@ -209,10 +209,15 @@ static struct vac_space *space_alloc(struct vac_pool *pool, const struct vac_spa
 	return s;
 }
 
-static int space_create(struct vac_pool *pool, const struct vac_space_opts *o,
-			struct vac_space **out)
+/*
+ * A space of so many bytes, whole pageblocks, without VMAs; of the family of `kin`, or of one of its own.
+ * A family lives on when the space that it was born with is gone, so its number is free when nobody is
+ * in it.
+ */
+int vac__space_create(struct vac_pool *pool, uint64_t bytes, const char *name,
+		      struct vac_space *kin, struct vac_space **out)
 {
-	struct vac_space *s = space_alloc(pool, o);
+	struct vac_space *s = space_alloc(pool, bytes, name);
 	uint32_t id;
 	void *base;
 	int r;
@@ -220,13 +225,16 @@ static int space_create(struct vac_pool *pool, const struct vac_space_opts *o,
 	if (!s)
 		return -ENOMEM;
 	vac__lock(&pool->spaces_lock, VAC__RANK_SPACE);
-	for (id = 0; id < VAC__MAX_SPACES && vac__ld_rlx(&pool->spaces[id]); id++)
+	for (id = 0; id < VAC__MAX_SPACES && (vac__ld_rlx(&pool->spaces[id]) ||
+					      (!kin && vac__rmap_first(pool, id)));
+	     id++)
 		;
 	if (id == VAC__MAX_SPACES) {
 		r = -ENOSPC;
 		goto fail;
 	}
-	s->id = s->family = id;
+	s->id = id;
+	s->family = kin ? kin->family : id;
 	r = pool->mem->space_reserve(pool->mem_ctx, (size_t)s->vpbs << VAC__PB_SHIFT, vac__fault, s,
 				     &base);
 	if (r < 0)
@@ -238,7 +246,7 @@ static int space_create(struct vac_pool *pool, const struct vac_space_opts *o,
 		pool->mem->space_release(pool->mem_ctx, base, vac_space_bytes(s));
 		goto fail;
 	}
-	vac__family_join(pool, id, s);
+	vac__family_join(pool, s->family, s);
 	vac__st(&pool->spaces[id], s);
 	vac__add(&pool->nr_spaces, 1);
 	vac__unlock(&pool->spaces_lock, VAC__RANK_SPACE);
@@ -270,19 +278,18 @@ int vac_space_create(struct vac_pool *pool, const struct vac_space_opts *opts,
 			return -EINVAL;
 		memcpy(name, o.name, strlen(o.name) + 1);
 	}
-	o.name = name;
 	o.bytes = (o.bytes + VAC_PAGEBLOCK_BYTES - 1) & ~(uint64_t)(VAC_PAGEBLOCK_BYTES - 1);
 	if (o.bytes >> VAC__PAGE_SHIFT >= UINT32_MAX)
 		o.bytes -= VAC_PAGEBLOCK_BYTES; /* page numbers are 32 bits, and one is no page */
 	VAC__ENTER();
-	r = space_create(pool, &o, &s);
+	r = vac__space_create(pool, o.bytes, name, NULL, &s);
 	VAC__LEAVE();
 	if (r == 0)
 		*space = s;
 	return r;
 }
 
-static int space_destroy(struct vac_space *s)
+int vac__space_destroy(struct vac_space *s)
 {
 	struct vac_pool *pool = s->pool;
 
@@ -322,7 +329,7 @@ int vac_space_destroy(struct vac_space *space)
 	if (vac__port_forked())
 		return -EPERM;
 	VAC__ENTER();
-	r = space_destroy(space);
+	r = vac__space_destroy(space);
 	VAC__LEAVE();
 	return r;
 }
@@ -335,6 +342,30 @@ void *vac_space_base(struct vac_space *space)
 size_t vac_space_bytes(struct vac_space *space)
 {
 	return vac__port_forked() ? 0 : (size_t)space->vpbs << VAC__PB_SHIFT;
+}
+
+/* A new space gets the VMAs of another one: holes, for now. Both are locked for write, the new one is
+ * empty. On failure what there is of it is for vac__space_destroy(). */
+int vac__vmas_clone(struct vac_space *to, const struct vac_space *from)
+{
+	const struct vac__mem_ops *mem = to->pool->mem;
+	int r = 0;
+
+	if (!vac__port_vma_charge((long)from->nr_vmas * VMAS_EACH, false))
+		return -ENOMEM;
+	vac__port_table_dense(to->vmas, to->cap_vmas * sizeof(*to->vmas), 0,
+			      from->nr_vmas * sizeof(*to->vmas));
+	memcpy(to->vmas, from->vmas, from->nr_vmas * sizeof(*to->vmas));
+	to->nr_vmas = from->nr_vmas;
+	for (uint32_t i = 0; i < to->nr_vmas && r == 0; i++) {
+		const struct vac__vma *v = &to->vmas[i];
+
+		dense(to, v->start, v->end);
+		if (v->prot)
+			r = mem->hole(to->pool->mem_ctx, page_addr(to, v->start),
+				      (size_t)(v->end - v->start) << VAC__PAGE_SHIFT, true);
+	}
+	return r;
 }
 
 /* ---- Ranges --------------------------------------------------------------------------------- */
@@ -781,8 +812,15 @@ static int protect(struct vac_space *s, uint32_t first, uint32_t end, int prot)
 		change_end(s);
 		return -ENOMEM;
 	}
+	/* What the host may show differs from page to page once folios are shared: each touch finds out. */
+	if (s->cloned) {
+		r = hide(s, first, end);
+		if (r == 0)
+			vac__entries_hide(s, first, end);
+	}
 	find_edges(s, first, end, &e);
-	r = hold_edges(s, &e);
+	if (r == 0)
+		r = hold_edges(s, &e);
 	if (r == 0) {
 		uint32_t opened = end;
 
