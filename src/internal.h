@@ -375,6 +375,21 @@ static inline struct vac__block *vac__pfn_block(struct vac_pool *pool, uint32_t 
 {
 	return &pool->blocks[pfn >> pool->block_shift];
 }
+/* Where in its block's backing a frame is. */
+static inline size_t vac__pfn_off(const struct vac_pool *pool, uint32_t pfn)
+{
+	return (size_t)(pfn & ((UINT32_C(1) << pool->block_shift) - 1)) << VAC__PAGE_SHIFT;
+}
+/* Is pfn the k-th frame after `first`, and of the same block? One host mapping can show both. */
+static inline bool vac__pfn_follows(const struct vac_pool *pool, uint32_t first, uint32_t k,
+				    uint32_t pfn)
+{
+	return pfn == first + k && pfn >> pool->block_shift == first >> pool->block_shift;
+}
+static inline void *vac__page_addr(const struct vac_space *s, uint32_t page)
+{
+	return s->base + ((size_t)page << VAC__PAGE_SHIFT);
+}
 
 /* The stretch of a call in which it may take locks: signals and cancellation are off. */
 #define VAC__ENTER()                       \

@@ -129,20 +129,9 @@ static unsigned run_of(struct group *g, struct vac_space *s, unsigned k, int sta
 	return n;
 }
 
-static void *run_addr(struct vac_space *s, const struct vac__mig_item *it)
-{
-	return s->base + ((size_t)it->index << VAC__PAGE_SHIFT);
-}
-
 static size_t run_bytes(const struct vac__mig_item *it, unsigned n)
 {
 	return (size_t)n * pages_of(it) << VAC__PAGE_SHIFT;
-}
-
-/* Where in its block's backing a frame is. */
-static size_t block_off(const struct vac_pool *pool, uint32_t pfn)
-{
-	return (size_t)(pfn & ((UINT32_C(1) << pool->block_shift) - 1)) << VAC__PAGE_SHIFT;
 }
 
 /* ---- Step 3: install ------------------------------------------------------------------------ */
@@ -195,8 +184,8 @@ static void install_space(struct group *g, struct vac_space *s)
 			r = -ENOBUFS;
 		} else {
 			g->charged += 2;
-			r = g->pool->mem->leave(g->pool->mem_ctx, run_addr(s, it), run_bytes(it, n),
-						vac__host_prot(bits));
+			r = g->pool->mem->leave(g->pool->mem_ctx, vac__page_addr(s, it->index),
+						run_bytes(it, n), vac__host_prot(bits));
 		}
 		for (unsigned i = 0; r < 0 && i < n; i++) {
 			from_entry(g, s, it + i);
@@ -212,17 +201,17 @@ static void install_space(struct group *g, struct vac_space *s)
 static void stay_run(struct group *g, struct vac_space *s, struct vac__mig_item *it, unsigned n,
 		     unsigned prot)
 {
-	unsigned k, shift = g->pool->block_shift;
+	unsigned k;
 
 	for (unsigned i = 0; i < n; i += k) {
 		uint32_t src = it[i].src;
 
 		k = 1;
-		while (i + k < n && it[i + k].src == src + k && (src + k) >> shift == src >> shift)
+		while (i + k < n && vac__pfn_follows(g->pool, src, k, it[i + k].src))
 			k++;
-		g->pool->mem->stay(g->pool->mem_ctx, run_addr(s, it + i), run_bytes(it + i, k),
-				   &vac__pfn_block(g->pool, src)->backing, block_off(g->pool, src),
-				   prot);
+		g->pool->mem->stay(g->pool->mem_ctx, vac__page_addr(s, it[i].index),
+				   run_bytes(it + i, k), &vac__pfn_block(g->pool, src)->backing,
+				   vac__pfn_off(g->pool, src), prot);
 	}
 }
 
@@ -253,12 +242,13 @@ static bool show_run(struct group *g, struct vac_space *s, struct vac__mig_item 
 		     uint64_t bits)
 {
 	struct vac_pool *pool = g->pool;
+	void *at = vac__page_addr(s, it->index);
 
-	if (pool->mem->map(pool->mem_ctx, run_addr(s, it), run_bytes(it, n),
-			   &vac__pfn_block(pool, it->dst)->backing, block_off(pool, it->dst),
+	if (pool->mem->map(pool->mem_ctx, at, run_bytes(it, n),
+			   &vac__pfn_block(pool, it->dst)->backing, vac__pfn_off(pool, it->dst),
 			   vac__host_prot(bits)) == 0)
 		return true;
-	if (pool->mem->hole(pool->mem_ctx, run_addr(s, it), run_bytes(it, n), false) < 0)
+	if (pool->mem->hole(pool->mem_ctx, at, run_bytes(it, n), false) < 0)
 		VAC__BUG("the host neither maps nor unmaps a prepared run");
 	vac__log(pool, VAC_LOG_ERROR, "the host refused to map a run that it had prepared");
 	return false;
@@ -370,13 +360,11 @@ static void alloc_group(struct group *g)
 /* Divide the group into units. A destination of another block is never in one host mapping. */
 static void make_units(struct group *g)
 {
-	unsigned shift = g->pool->block_shift;
-
 	for (unsigned k = 0; k < g->n; k++) {
 		struct vac__mig_item *it = &g->item[k];
 		bool joins = k > 0 && it->state == LOCKED && it[-1].state == LOCKED &&
-			     it->index == it[-1].index + 1 && it->dst == it[-1].dst + 1 &&
-			     it->dst >> shift == it[-1].dst >> shift;
+			     it->index == it[-1].index + 1 &&
+			     vac__pfn_follows(g->pool, it[-1].dst, 1, it->dst);
 
 		it->unit = joins ? it[-1].unit : (uint16_t)k;
 	}

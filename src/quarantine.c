@@ -42,7 +42,7 @@ static uint32_t pages_of(const struct vac__mig_item *it)
 
 static struct vac__backing *backing_of(struct vac_pool *pool, uint32_t pfn, size_t *off)
 {
-	*off = (size_t)(pfn & ((UINT32_C(1) << pool->block_shift) - 1)) << VAC__PAGE_SHIFT;
+	*off = vac__pfn_off(pool, pfn);
 	return &vac__pfn_block(pool, pfn)->backing;
 }
 
@@ -57,7 +57,7 @@ static void *shown_at(struct vac_pool *pool, const struct vac__mig_item *it)
 	vac__rdlock(lock, VAC__RANK_RMAP);
 	s = vac__rmap_first(pool, it->family);
 	if (s && it->index < s->pages)
-		at = s->base + ((size_t)it->index << VAC__PAGE_SHIFT);
+		at = vac__page_addr(s, it->index);
 	vac__rdunlock(lock, VAC__RANK_RMAP);
 	return at;
 }

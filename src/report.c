@@ -41,7 +41,7 @@ static void find_mapping(struct vac_pool *pool, uint32_t pfn, struct vac_blocker
 		if (e == 0 || vac__e_pfn(e) != pfn)
 			continue;
 		memcpy(b->space, s->name, sizeof(b->space));
-		b->addr = (uintptr_t)s->base + ((uintptr_t)page << VAC__PAGE_SHIFT);
+		b->addr = (uintptr_t)vac__page_addr(s, page);
 		break;
 	}
 	vac__rdunlock(&pool->families[fam].lock, VAC__RANK_RMAP);
@@ -56,7 +56,7 @@ static void name_page(struct vac_pool *pool, struct vac_blocker *b, uint32_t fam
 	s = vac__rmap_first(pool, family);
 	if (s && page < s->pages) {
 		memcpy(b->space, s->name, sizeof(b->space));
-		b->addr = (uintptr_t)s->base + ((uintptr_t)page << VAC__PAGE_SHIFT);
+		b->addr = (uintptr_t)vac__page_addr(s, page);
 	}
 	vac__rdunlock(&pool->families[family].lock, VAC__RANK_RMAP);
 }

@@ -98,7 +98,7 @@ struct vac__uffd {
 	uint32_t refused_tid, refused_times;
 	uintptr_t refused_page;
 	/* Pages for which there was no memory: a touch of them is SIGBUS until they are opened again. */
-	unsigned nr_refused;
+	uint32_t refused_head, refused_tail;
 	struct {
 		uintptr_t page;
 		uint64_t until_ns;
@@ -225,14 +225,10 @@ static void refuse(struct vac__uffd *u, uintptr_t page)
 	if (r < 0)
 		return; /* it is mapped by now, or gone */
 	vac__flock_lock(&u->lock);
-	if (u->nr_refused == REFUSED_MAX) {
-		oldest = u->refused[0].page;
-		u->nr_refused--;
-		for (unsigned i = 0; i < u->nr_refused; i++)
-			u->refused[i] = u->refused[i + 1];
-	}
-	u->refused[u->nr_refused].page = page;
-	u->refused[u->nr_refused++].until_ns = vac__port_now() + REFUSED_NS;
+	if (u->refused_head - u->refused_tail == REFUSED_MAX)
+		oldest = u->refused[u->refused_tail++ % REFUSED_MAX].page;
+	u->refused[u->refused_head % REFUSED_MAX].page = page;
+	u->refused[u->refused_head++ % REFUSED_MAX].until_ns = vac__port_now() + REFUSED_NS;
 	vac__flock_unlock(&u->lock);
 	if (oldest)
 		vac__sys_madvise((void *)oldest, VAC_PAGE_BYTES, MADV_DONTNEED);
@@ -250,13 +246,11 @@ static uint64_t reopen(struct vac__uffd *u)
 			vac__sys_madvise((void *)page, VAC_PAGE_BYTES, MADV_DONTNEED);
 		page = 0;
 		vac__flock_lock(&u->lock);
-		due = u->nr_refused ? u->refused[0].until_ns : 0;
-		if (due && (due <= vac__port_now() || atomic_load(&u->stop))) {
-			page = u->refused[0].page;
-			u->nr_refused--;
-			for (unsigned i = 0; i < u->nr_refused; i++)
-				u->refused[i] = u->refused[i + 1];
-		}
+		due = 0;
+		if (u->refused_head != u->refused_tail)
+			due = u->refused[u->refused_tail % REFUSED_MAX].until_ns;
+		if (due && (due <= vac__port_now() || atomic_load(&u->stop)))
+			page = u->refused[u->refused_tail++ % REFUSED_MAX].page;
 		vac__flock_unlock(&u->lock);
 	} while (page);
 	return due;
