@@ -106,6 +106,25 @@
  *
  * exec: nothing is inherited; every descriptor of the library is close-on-exec.
  *
+ * SNAPSHOTS: vac_space_snapshot()
+ *
+ * A snapshot shares the folios of its space until somebody writes. Then the oldest space that is left of
+ * the family keeps its memory where it is, and those that share it get a copy of the old bytes; any other
+ * space takes a copy for itself. A huge folio is cut for that: what is copied is 64 KiB at a time under the
+ * SIGSEGV guard, a page at a time under userfaultfd, whole pageblocks once half of the host's mappings
+ * are spent. What is shared by nobody any more is written without a copy.
+ *
+ * - Memory that is pinned when a snapshot is taken is copied at once, so a transfer under way stays with
+ *   the space whose memory was pinned; the snapshot may have any part of what the transfer writes
+ *   meanwhile, but nothing that a thread writes later. To pin what is shared, for reading too, makes it
+ *   the pinning space's own first.
+ * - A snapshot that is read costs a fault for each pageblock (64 KiB where it was cut), and host mappings
+ *   only where it is touched.
+ * - A write needs memory for the copy: where there is none it is SIGBUS, as for a page touched first.
+ * - Memory handed to the kernel without vac_pin(): what such a transfer writes belongs to whoever keeps the
+ *   frame, the oldest space. A pipe that was filled from a snapshot by vmsplice() without a pin may show
+ *   what is written after the snapshot has gone.
+ *
  * FOREIGN holders: memory handed to the kernel without vac_pin()
  *
  * Direct I/O, AIO, io_uring, vmsplice(), MSG_ZEROCOPY, process_vm_writev() of another process: the
@@ -271,6 +290,9 @@ struct vac_pool_stats {
 	 * free nor as used; looks that found a holder; bytes written late and carried over, or lost. */
 	uint64_t frames_quarantined, foreign_held, late_carried_bytes, late_lost_bytes;
 	uint64_t sees_holders; /* 1: the kernel's counts can be read; 0: late bytes are looked for */
+	/* See SNAPSHOTS. Taken so far; pages that were pinned, and copied at once; folios, and bytes,
+	 * copied when they were written; folios that were found to be nobody else's any more. */
+	uint64_t snapshots, snapshot_copies, cow_copies, cow_bytes, cow_reuses;
 };
 
 /* Fill *stats (set stats->size first). Counters are read one by one, not at one instant. */
@@ -450,6 +472,33 @@ int vac_space_create(struct vac_pool *pool, const struct vac_space_opts *opts,
  * touch its memory. -EBUSY while a pin taken through it is held: nothing is changed.
  */
 int vac_space_destroy(struct vac_space *space);
+
+struct vac_snapshot_opts {
+	size_t size;
+	const char *name; /* at most VAC_NAME_MAX-1 bytes; NULL: "snapshot" */
+};
+
+/*
+ * Another space of the same pool that shows what `space` shows at one instant of the call: the same
+ * mappings, rights and bytes, at other addresses (vac_space_translate()). Memory is shared until it is
+ * written, on either side: see SNAPSHOTS. Other threads go on; those that write to `space`, fault in it
+ * or change its mappings wait, which takes microseconds a GiB where folios are huge. The snapshot is a
+ * space like any other: it can be written, changed, pinned, snapshotted again, and ends by
+ * vac_space_destroy(), before or after `space` does.
+ *
+ * opts may be NULL. Any thread. -EINVAL (opts), -ENOMEM (addresses, host mappings; or memory to copy
+ * what is pinned: nothing has changed), -ENOSPC (4096 spaces exist), -EOVERFLOW (a page is shared by half
+ * a million already), -EPERM (after fork).
+ */
+int vac_space_snapshot(struct vac_space *space, const struct vac_snapshot_opts *opts,
+		       struct vac_space **snapshot);
+
+/*
+ * Where an address of one space lies in another that was born of it, or of which it was born, or that
+ * has the same ancestor. NULL: addr is not in `from`, or the two are not related. Neither blocks nor
+ * looks whether anything is mapped there.
+ */
+void *vac_space_translate(struct vac_space *from, const void *addr, struct vac_space *to);
 
 /*
  * The space whose addresses hold addr, NULL if none's do; and the pool of a space. Nothing is held:

@@ -3,7 +3,8 @@
  * The invariants of semantics.md section 0.2 as code, over a whole pool at rest:
  *
  *	I1, I2  no migration entry exists anywhere, no folio is locked, frozen, gated or isolated
- *	I5      every pin counted has its record, and the other way round
+ *	I5      every pin counted has its record, and the other way round; what is pinned is exclusive,
+ *		and what is exclusive is shown by one space
  *	I6      nothing of an isolated or offline pageblock is on a free list
  *	I9      lists, pageblock counters and pool counters agree; the map count of every folio is the
  *		number of present entries that name it; at rest nobody holds a reference
@@ -15,6 +16,8 @@
 #include <stdio.h>
 
 #include "internal.h"
+
+#define EXCLUSIVE (UINT32_C(1) << 31) /* in a count of entries: one of them says so */
 
 struct check {
 	struct vac_pool *pool;
@@ -63,7 +66,14 @@ static int check_entry(struct check *c, struct vac_space *s, uint32_t page, uint
 		return bad(c, "space %u page %u: the host allows more than the entry", s->id, page);
 	if (!vac__vma_find(s, page))
 		return bad(c, "space %u page %u: an entry outside every mapping", s->id, page);
+	if ((e & VAC__E_HWRITE) && !(e & VAC__E_EXCL))
+		return bad(c, "space %u page %u: shared, and the host lets it be written", s->id,
+			   page);
+	if ((e & VAC__E_HWATCH) && !(e & VAC__E_HMAP))
+		return bad(c, "space %u page %u: watched, and not shown", s->id, page);
 	c->map[pfn]++;
+	if (e & VAC__E_EXCL)
+		c->map[pfn] |= EXCLUSIVE;
 	return 0;
 }
 
@@ -101,6 +111,7 @@ static int check_used(struct check *c, uint32_t pfn)
 {
 	struct vac__frame *f = vac__frame(c->pool, pfn);
 	uint64_t w = vac__ld(&f->word);
+	uint32_t map;
 
 	if (w & (VAC__W_FROZEN | VAC__W_GATED | VAC__W_WAITERS | VAC__W_POISON))
 		return bad(c, "pfn %u: word %#llx has flags at rest", pfn, (unsigned long long)w);
@@ -110,8 +121,13 @@ static int check_used(struct check *c, uint32_t pfn)
 		return bad(c, "pfn %u: locked, and nobody is at it", pfn);
 	if (vac__w_refs(w))
 		return bad(c, "pfn %u: %u references at rest", pfn, vac__w_refs(w));
-	if (vac__w_map(w) != c->map[pfn])
-		return bad(c, "pfn %u: map count %u, %u entries", pfn, vac__w_map(w), c->map[pfn]);
+	map = c->map[pfn] & ~EXCLUSIVE;
+	if (vac__w_map(w) != map)
+		return bad(c, "pfn %u: map count %u, %u entries", pfn, vac__w_map(w), map);
+	if (c->map[pfn] & EXCLUSIVE && map > 1)
+		return bad(c, "pfn %u: exclusive, and shown by %u", pfn, map);
+	if (map && vac__w_pins(w) && !(c->map[pfn] & EXCLUSIVE))
+		return bad(c, "pfn %u: pinned, and not exclusive", pfn);
 	if (vac__w_free(w))
 		return bad(c, "pfn %u: in use, and nobody holds it", pfn);
 	c->pins += vac__w_pins(w);

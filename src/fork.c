@@ -111,11 +111,6 @@ static uint64_t entry(struct vac_space *s, uint32_t page, uint32_t *n)
 	return e ? e + ((uint64_t)in << VAC__E_PFN_SHIFT) : 0;
 }
 
-static void *page_addr(struct vac_space *s, uint32_t page)
-{
-	return s->base + ((size_t)page << VAC__PAGE_SHIFT);
-}
-
 static size_t page_bytes(uint32_t n)
 {
 	return (size_t)n << VAC__PAGE_SHIFT;
@@ -127,14 +122,16 @@ static size_t page_bytes(uint32_t n)
 static bool writable_run(struct vac_space *s, uint32_t *at, uint32_t *to, uint32_t end)
 {
 	uint32_t p = *at, n;
+	uint64_t kind = 0;
 	bool in = false;
 
 	for (; p < end; p += n) {
 		uint64_t e = entry(s, p, &n);
 		bool w = vac__e_present(e) && (e & VAC__E_HWRITE);
 
-		if (in && !w)
+		if (in && (!w || (e & VAC__E_HWATCH) != kind))
 			break;
+		kind = e & VAC__E_HWATCH;
 		if (!in && w)
 			*at = p;
 		in = w;
@@ -152,12 +149,11 @@ static unsigned vma_prot(const struct vac__vma *v)
 static uint32_t linear(struct vac_space *s, uint32_t page, uint32_t end)
 {
 	uint32_t pfn = vac__e_pfn(entry(s, page, &(uint32_t){0})), n, k = 0;
-	unsigned shift = s->pool->block_shift;
 
 	while (page + k < end) {
 		uint64_t e = entry(s, page + k, &n);
 
-		if (vac__e_pfn(e) != pfn + k || (pfn + k) >> shift != pfn >> shift)
+		if (!vac__pfn_follows(s->pool, pfn, k, vac__e_pfn(e)))
 			break;
 		k += n < end - page - k ? n : end - page - k;
 	}
@@ -167,13 +163,13 @@ static uint32_t linear(struct vac_space *s, uint32_t page, uint32_t end)
 static void run_stays(struct vac_space *s, uint32_t at, uint32_t to)
 {
 	for (uint32_t n; at < to; at += n) {
-		uint32_t pfn = vac__e_pfn(entry(s, at, &n));
-		size_t off = page_bytes(pfn & ((UINT32_C(1) << s->pool->block_shift) - 1));
+		uint64_t e = entry(s, at, &n);
+		uint32_t pfn = vac__e_pfn(e);
 
 		n = linear(s, at, to);
-		s->pool->mem->stay(s->pool->mem_ctx, page_addr(s, at), page_bytes(n),
-				   &vac__pfn_block(s->pool, pfn)->backing, off,
-				   VAC__READ | VAC__WRITE);
+		s->pool->mem->stay(s->pool->mem_ctx, vac__page_addr(s, at), page_bytes(n),
+				   &vac__pfn_block(s->pool, pfn)->backing,
+				   vac__pfn_off(s->pool, pfn), vac__host_prot(e));
 	}
 }
 
@@ -202,7 +198,7 @@ static int writers_stop(struct vac_space *s)
 			int r = -ENOBUFS;
 
 			if (vac__port_vma_charge(2, false)) {
-				r = s->pool->mem->leave(s->pool->mem_ctx, page_addr(s, at),
+				r = s->pool->mem->leave(s->pool->mem_ctx, vac__page_addr(s, at),
 							page_bytes(to - at),
 							VAC__READ | VAC__WRITE);
 				if (r < 0)
@@ -280,27 +276,41 @@ void vac__fork_wait(struct vac_pool *pool)
 
 /* ---- Holding still --------------------------------------------------------------------------- */
 
+static int hold_space(struct vac_space *s)
+{
+	vac__wrlock(&s->lock, VAC__RANK_MANY);
+	return 0;
+}
+
+static int hold_family(struct vac_space *s)
+{
+	struct vac__family *fam = &s->pool->families[s->family];
+
+	if (!fam->held) /* by a space before it, which it is a snapshot of */
+		vac__wrlock(&fam->lock, VAC__RANK_MANY);
+	fam->held = true;
+	return 0;
+}
+
+/* All spaces first: whoever holds one may want its family, which it shares with others. */
 static void hold(void)
 {
-	for (struct vac_pool *p = vac__pools; p; p = p->next) {
-		if (!copies(p))
-			continue;
-		vac__lock(&p->spaces_lock, VAC__RANK_MANY);
-		for (uint32_t i = 0; i < VAC__MAX_SPACES; i++) {
-			struct vac_space *s = vac__ld(&p->spaces[i]);
-
-			if (!s)
-				continue;
-			vac__wrlock(&s->lock, VAC__RANK_MANY);
-			vac__wrlock(&p->families[s->family].lock, VAC__RANK_MANY);
-		}
-	}
+	for (struct vac_pool *p = vac__pools; p; p = p->next)
+		if (copies(p))
+			vac__lock(&p->spaces_lock, VAC__RANK_MANY);
+	each_space(hold_space);
+	each_space(hold_family);
 }
 
 static int let_go_space(struct vac_space *s)
 {
+	struct vac__family *fam = &s->pool->families[s->family];
+	bool held = fam->held;
+
 	writers_go(s, s->fork_runs);
-	vac__wrunlock(&s->pool->families[s->family].lock, VAC__RANK_MANY);
+	fam->held = false;
+	if (held)
+		vac__wrunlock(&fam->lock, VAC__RANK_MANY);
 	vac__wrunlock(&s->lock, VAC__RANK_MANY);
 	return 0;
 }
@@ -322,12 +332,12 @@ static int plan_space(struct vac_space *s)
 {
 	for (uint32_t i = 0; i < s->nr_vmas; i++) {
 		const struct vac__vma *v = &s->vmas[i];
-		size_t off = (uintptr_t)page_addr(s, v->start) & (VAC_PAGEBLOCK_BYTES - 1);
+		size_t off = (uintptr_t)vac__page_addr(s, v->start) & (VAC_PAGEBLOCK_BYTES - 1);
 
 		if (f.rows) {
 			struct row *r = &f.rows[f.nr_rows];
 
-			r->addr = (uintptr_t)page_addr(s, v->start);
+			r->addr = (uintptr_t)vac__page_addr(s, v->start);
 			r->area = f.area_bytes + off; /* an offset, until the area is there */
 			r->bytes = page_bytes(v->end - v->start);
 			r->prot = vma_prot(v);

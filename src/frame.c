@@ -174,7 +174,7 @@ static int populate(struct vac_pool *pool, uint32_t pfn)
 {
 	struct vac__pb *pb = pb_of(pool, pfn);
 	struct vac__block *b = vac__pfn_block(pool, pfn);
-	size_t off = (size_t)(pfn & ((UINT32_C(1) << pool->block_shift) - 1)) << VAC__PAGE_SHIFT;
+	size_t off = vac__pfn_off(pool, pfn);
 	int r;
 
 	if (vac__ld_rlx(&pb->populated) != VAC__PB_VIRGIN)

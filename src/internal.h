@@ -160,6 +160,7 @@ struct vac__vma {
 struct vac__family {
 	struct vac__rwlock lock; /* rank rmap: guards the list, and freezes all VMAs of its spaces */
 	struct vac_space *_Atomic first;
+	bool held; /* by a fork(), which holds it: fork.c */
 };
 
 struct vac_space {
@@ -270,7 +271,7 @@ struct vac__block {
 struct vac__watch {
 	_Atomic uint32_t armed; /* 1: the page below still wants what comes late */
 	_Atomic uint32_t sums; /* 1: there are sums: only the block's certificate frees the frame */
-	_Atomic uint32_t family, index;
+	_Atomic uint32_t family, space, index; /* the oldest space that showed it, by its number */
 	uint64_t sum[VAC__SECTORS];
 };
 
@@ -382,6 +383,21 @@ static inline struct vac__block *vac__pfn_block(struct vac_pool *pool, uint32_t 
 {
 	return &pool->blocks[pfn >> pool->block_shift];
 }
+/* Where in its block's backing a frame is. */
+static inline size_t vac__pfn_off(const struct vac_pool *pool, uint32_t pfn)
+{
+	return (size_t)(pfn & ((UINT32_C(1) << pool->block_shift) - 1)) << VAC__PAGE_SHIFT;
+}
+/* Is pfn the k-th frame after `first`, and of the same block? One host mapping can show both. */
+static inline bool vac__pfn_follows(const struct vac_pool *pool, uint32_t first, uint32_t k,
+				    uint32_t pfn)
+{
+	return pfn == first + k && pfn >> pool->block_shift == first >> pool->block_shift;
+}
+static inline void *vac__page_addr(const struct vac_space *s, uint32_t page)
+{
+	return s->base + ((size_t)page << VAC__PAGE_SHIFT);
+}
 
 /* The stretch of a call in which it may take locks: signals and cancellation are off. */
 #define VAC__ENTER()                       \
@@ -457,6 +473,7 @@ uint64_t vac__host_bits(unsigned prot);
 void vac__family_join(struct vac_pool *pool, uint32_t family, struct vac_space *s);
 void vac__family_leave(struct vac_pool *pool, struct vac_space *s);
 struct vac_space *vac__rmap_first(struct vac_pool *pool, uint32_t family);
+struct vac_space *vac__rmap_find(struct vac_pool *pool, uint32_t family, uint32_t id);
 
 /* ---- space.c ---- */
 const struct vac__vma *vac__vma_find(const struct vac_space *s, uint32_t page);
@@ -524,7 +541,7 @@ void vac__look_before(struct vac_pool *pool, struct vac__mig_item *items, unsign
 void vac__look_at_return(struct vac_pool *pool, int id);
 void vac__look_at_drop(struct vac_pool *pool, uint32_t pfn, uint32_t frames);
 void vac__watch_copy(struct vac_pool *pool, uint32_t src, uint32_t dst, uint32_t pages);
-void vac__watch_arm(struct vac_pool *pool, const struct vac__mig_item *it);
+void vac__watch_arm(struct vac_space *s, const struct vac__mig_item *it);
 void vac__watch_forget(struct vac_space *s, uint32_t first, uint32_t end);
 int vac__watch_settle(struct vac_pool *pool, int id, bool readable);
 void vac__quarantine_release(struct vac_pool *pool);

@@ -141,11 +141,9 @@ void vac__segments_settle(struct vac_space *s, uint32_t vpb, long charged)
 static int host_map(struct vac_space *s, uint32_t page, uint32_t n, uint32_t pfn, unsigned prot)
 {
 	struct vac_pool *pool = s->pool;
-	size_t off = (size_t)(pfn & ((UINT32_C(1) << pool->block_shift) - 1)) << VAC__PAGE_SHIFT;
 
-	return pool->mem->map(pool->mem_ctx, s->base + ((size_t)page << VAC__PAGE_SHIFT),
-			      (size_t)n << VAC__PAGE_SHIFT, &vac__pfn_block(pool, pfn)->backing,
-			      off, prot);
+	return pool->mem->map(pool->mem_ctx, vac__page_addr(s, page), (size_t)n << VAC__PAGE_SHIFT,
+			      &vac__pfn_block(pool, pfn)->backing, vac__pfn_off(pool, pfn), prot);
 }
 
 /*
@@ -179,8 +177,7 @@ static uint32_t linear(struct vac_pool *pool, const uint32_t *pfns, uint32_t n)
 {
 	uint32_t k = 1;
 
-	while (k < n && pfns[k] == pfns[0] + k &&
-	       vac__pfn_block(pool, pfns[k]) == vac__pfn_block(pool, pfns[0]))
+	while (k < n && vac__pfn_follows(pool, pfns[0], k, pfns[k]))
 		k++;
 	return k;
 }
@@ -228,10 +225,11 @@ int vac__install_base(struct vac_space *s, uint32_t first, const uint32_t *pfns,
 
 /* ---- Hiding ---------------------------------------------------------------------------------- */
 
-static void hide_entry(vac__entry *slot)
+static void hide_entry(vac__entry *slot, unsigned prot)
 {
 	uint64_t e = vac__ld_rlx(slot);
 
+	(void)prot;
 	if (e & VAC__E_HMAP)
 		vac__st(slot, e & ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE |
 					      VAC__E_HWATCH));
@@ -250,7 +248,7 @@ int vac__host_hide(struct vac_space *s, uint32_t page, uint32_t n)
 	r = s->pool->mem->hole(s->pool->mem_ctx, vac__page_addr(s, page),
 			       (size_t)n << VAC__PAGE_SHIFT, false);
 	for (uint32_t i = 0; r == 0 && i < (table ? n : 1); i++)
-		hide_entry(table ? vac__pte(s, page + i) : vac__pmd(s, page >> VAC__PB_ORDER));
+		hide_entry(table ? vac__pte(s, page + i) : vac__pmd(s, page >> VAC__PB_ORDER), 0);
 	vac__segments_settle(s, page >> VAC__PB_ORDER, 2);
 	return r;
 }
@@ -446,9 +444,10 @@ void vac__zap(struct vac_space *s, uint32_t first, uint32_t end)
 	}
 }
 
-/* The host shows [first, end) no more, but nothing is to be deleted: the next touch brings it back. The
- * borders cut no huge folio. Locks as for vac__zap. */
-void vac__entries_hide(struct vac_space *s, uint32_t first, uint32_t end)
+/* Change every entry of pages [first, end), whose borders cut no huge folio, and book what the host then
+ * shows. Locks as for vac__zap. */
+static void change_entries(struct vac_space *s, uint32_t first, uint32_t end,
+			   void (*change)(vac__entry *slot, unsigned prot), unsigned prot)
 {
 	while (first < end) {
 		uint32_t vpb = first >> VAC__PB_ORDER;
@@ -459,16 +458,22 @@ void vac__entries_hide(struct vac_space *s, uint32_t first, uint32_t end)
 		e = vac__ld_rlx(vac__pmd(s, vpb));
 		if (e && (e & VAC__E_TYPE) != VAC__E_TABLE) {
 			VAC__ASSERT(stop - first == VAC__PB_PAGES);
-			hide_entry(vac__pmd(s, vpb));
+			change(vac__pmd(s, vpb), prot);
 		} else if (e) {
 			for (uint32_t p = first; p < stop; p++)
-				hide_entry(vac__pte(s, p));
+				change(vac__pte(s, p), prot);
 		}
 		if (e)
 			vac__segments_settle(s, vpb, 0);
 		vac__ptl_unlock(s, vpb);
 		first = stop;
 	}
+}
+
+/* The host shows [first, end) no more, but nothing is to be deleted: the next touch brings it back. */
+void vac__entries_hide(struct vac_space *s, uint32_t first, uint32_t end)
+{
+	change_entries(s, first, end, hide_entry, 0);
 }
 
 static void protect_entry(vac__entry *slot, unsigned prot)
@@ -483,29 +488,11 @@ static void protect_entry(vac__entry *slot, unsigned prot)
 	vac__st(slot, e);
 }
 
-/* The host's rights of [first, end) were just changed to prot: so are the entries'. Locks as for
- * vac__zap, and no migration entry is in the range. */
+/* The host's rights of [first, end) were just changed to prot: so are the entries'. No migration entry
+ * is in the range. */
 void vac__entries_protect(struct vac_space *s, uint32_t first, uint32_t end, unsigned prot)
 {
-	while (first < end) {
-		uint32_t vpb = first >> VAC__PB_ORDER;
-		uint32_t stop = (vpb + 1) * VAC__PB_PAGES < end ? (vpb + 1) * VAC__PB_PAGES : end;
-		uint64_t e;
-
-		vac__ptl_lock(s, vpb);
-		e = vac__ld_rlx(vac__pmd(s, vpb));
-		if (e && (e & VAC__E_TYPE) != VAC__E_TABLE) {
-			VAC__ASSERT(stop - first == VAC__PB_PAGES);
-			protect_entry(vac__pmd(s, vpb), prot);
-		} else if (e) {
-			for (uint32_t p = first; p < stop; p++)
-				protect_entry(vac__pte(s, p), prot);
-		}
-		if (e)
-			vac__segments_settle(s, vpb, 0);
-		vac__ptl_unlock(s, vpb);
-		first = stop;
-	}
+	change_entries(s, first, end, protect_entry, prot);
 }
 
 static void stop_entry(vac__entry *slot, unsigned prot)
@@ -517,24 +504,8 @@ static void stop_entry(vac__entry *slot, unsigned prot)
 		vac__st(slot, e & ~(uint64_t)VAC__E_HWRITE);
 }
 
-/* The host lets nobody write in [first, end) any more. Locks as for vac__zap. */
+/* The host lets nobody write in [first, end) any more. */
 void vac__entries_stop(struct vac_space *s, uint32_t first, uint32_t end)
 {
-	while (first < end) {
-		uint32_t vpb = first >> VAC__PB_ORDER;
-		uint32_t stop = (vpb + 1) * VAC__PB_PAGES < end ? (vpb + 1) * VAC__PB_PAGES : end;
-		uint64_t e;
-
-		vac__ptl_lock(s, vpb);
-		e = vac__ld_rlx(vac__pmd(s, vpb));
-		if (e && (e & VAC__E_TYPE) != VAC__E_TABLE) {
-			stop_entry(vac__pmd(s, vpb), 0);
-		} else if (e) {
-			for (uint32_t p = first; p < stop; p++)
-				stop_entry(vac__pte(s, p), 0);
-			vac__segments_settle(s, vpb, 0);
-		}
-		vac__ptl_unlock(s, vpb);
-		first = stop;
-	}
+	change_entries(s, first, end, stop_entry, 0);
 }

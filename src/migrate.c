@@ -129,20 +129,9 @@ static unsigned run_of(struct group *g, struct vac_space *s, unsigned k, int sta
 	return n;
 }
 
-static void *run_addr(struct vac_space *s, const struct vac__mig_item *it)
-{
-	return s->base + ((size_t)it->index << VAC__PAGE_SHIFT);
-}
-
 static size_t run_bytes(const struct vac__mig_item *it, unsigned n)
 {
 	return (size_t)n * pages_of(it) << VAC__PAGE_SHIFT;
-}
-
-/* Where in its block's backing a frame is. */
-static size_t block_off(const struct vac_pool *pool, uint32_t pfn)
-{
-	return (size_t)(pfn & ((UINT32_C(1) << pool->block_shift) - 1)) << VAC__PAGE_SHIFT;
 }
 
 /* ---- Step 3: install ------------------------------------------------------------------------ */
@@ -166,7 +155,7 @@ static void from_entry(struct group *g, struct vac_space *s, struct vac__mig_ite
 	uint64_t e = vac__ld_rlx(slot);
 
 	e = (e & ~(uint64_t)VAC__E_TYPE) | VAC__E_PRESENT;
-	if ((e & VAC__E_HMAP) && (e & VAC__E_WRITE))
+	if ((e & VAC__E_HMAP) && (vac__host_prot(e) & VAC__WRITE))
 		e |= VAC__E_HWRITE;
 	vac__w_map_get(&vac__frame(g->pool, it->src)->word);
 	vac__xchg(slot, e);
@@ -195,8 +184,8 @@ static void install_space(struct group *g, struct vac_space *s)
 			r = -ENOBUFS;
 		} else {
 			g->charged += 2;
-			r = g->pool->mem->leave(g->pool->mem_ctx, run_addr(s, it), run_bytes(it, n),
-						vac__host_prot(bits));
+			r = g->pool->mem->leave(g->pool->mem_ctx, vac__page_addr(s, it->index),
+						run_bytes(it, n), vac__host_prot(bits));
 		}
 		for (unsigned i = 0; r < 0 && i < n; i++) {
 			from_entry(g, s, it + i);
@@ -212,17 +201,17 @@ static void install_space(struct group *g, struct vac_space *s)
 static void stay_run(struct group *g, struct vac_space *s, struct vac__mig_item *it, unsigned n,
 		     unsigned prot)
 {
-	unsigned k, shift = g->pool->block_shift;
+	unsigned k;
 
 	for (unsigned i = 0; i < n; i += k) {
 		uint32_t src = it[i].src;
 
 		k = 1;
-		while (i + k < n && it[i + k].src == src + k && (src + k) >> shift == src >> shift)
+		while (i + k < n && vac__pfn_follows(g->pool, src, k, it[i + k].src))
 			k++;
-		g->pool->mem->stay(g->pool->mem_ctx, run_addr(s, it + i), run_bytes(it + i, k),
-				   &vac__pfn_block(g->pool, src)->backing, block_off(g->pool, src),
-				   prot);
+		g->pool->mem->stay(g->pool->mem_ctx, vac__page_addr(s, it[i].index),
+				   run_bytes(it + i, k), &vac__pfn_block(g->pool, src)->backing,
+				   vac__pfn_off(g->pool, src), prot);
 	}
 }
 
@@ -253,12 +242,13 @@ static bool show_run(struct group *g, struct vac_space *s, struct vac__mig_item 
 		     uint64_t bits)
 {
 	struct vac_pool *pool = g->pool;
+	void *at = vac__page_addr(s, it->index);
 
-	if (pool->mem->map(pool->mem_ctx, run_addr(s, it), run_bytes(it, n),
-			   &vac__pfn_block(pool, it->dst)->backing, block_off(pool, it->dst),
-			   vac__host_prot(bits)) == 0)
+	if (pool->mem->map(pool->mem_ctx, at, run_bytes(it, n),
+			   &vac__pfn_block(pool, it->dst)->backing, vac__pfn_off(pool, it->dst),
+			   vac__host_want(pool, bits)) == 0)
 		return true;
-	if (pool->mem->hole(pool->mem_ctx, run_addr(s, it), run_bytes(it, n), false) < 0)
+	if (pool->mem->hole(pool->mem_ctx, at, run_bytes(it, n), false) < 0)
 		VAC__BUG("the host neither maps nor unmaps a prepared run");
 	vac__log(pool, VAC_LOG_ERROR, "the host refused to map a run that it had prepared");
 	return false;
@@ -268,6 +258,7 @@ static void publish_space(struct group *g, struct vac_space *s)
 {
 	uint64_t bits;
 	unsigned n;
+	bool shown;
 
 	for (unsigned k = 0; k < g->n; k += n ? n : 1) {
 		struct vac__mig_item *it = &g->item[k];
@@ -275,17 +266,16 @@ static void publish_space(struct group *g, struct vac_space *s)
 		n = run_of(g, s, k, FROZEN, VAC__E_MIGRATION, &bits);
 		if (n == 0)
 			continue;
-		if ((bits & VAC__E_HMAP) && !show_run(g, s, it, n, bits))
-			bits &= ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD);
+		shown = (bits & VAC__E_HMAP) && show_run(g, s, it, n, bits);
+		bits = (bits & (VAC__E_RIGHTS | VAC__E_EXCL)) | VAC__E_PRESENT;
 		/* The host shows the new frames already: a pin that finds the entry uses them. */
-		if ((bits & VAC__E_HMAP) && (bits & VAC__E_WRITE))
-			bits |= VAC__E_HWRITE;
-		bits = (bits & ~(uint64_t)VAC__E_TYPE) | VAC__E_PRESENT;
+		if (shown)
+			bits |= vac__host_bits(vac__host_want(g->pool, bits));
 		for (unsigned i = 0; i < n; i++) {
 			vac__w_map_get(&vac__frame(g->pool, it[i].dst)->word);
 			vac__xchg(slot_of(s, it + i), vac__e_make(it[i].dst, bits));
 			if (it[i].watch == VAC__WATCH_SUMS)
-				vac__watch_arm(g->pool, it + i);
+				vac__watch_arm(s, it + i);
 			VAC__SYNC("entry_removed", it[i].src);
 		}
 	}
@@ -336,22 +326,39 @@ static void lock_group(struct group *g, enum vac__mig_mode mode)
 	}
 }
 
+/* A space that shows a source, the oldest, whose neighbours it is to stay beside; any, if it is shown
+ * nowhere by now. The family's lock is held. */
+static struct vac_space *home_of(struct group *g, const struct vac__mig_item *it)
+{
+	struct vac_space *any = NULL;
+
+	for (struct vac_space *s = vac__rmap_first(g->pool, g->family); s; s = s->next_in_family) {
+		if (g->vpb >= s->vpbs)
+			continue;
+		if (vac__e_pfn(vac__entry_get(s, it->index)) == it->src)
+			return s;
+		if (!any)
+			any = s;
+	}
+	return any;
+}
+
 static void alloc_group(struct group *g)
 {
 	struct vac_pool *pool = g->pool;
 	struct vac__rwlock *lock = &pool->families[g->family].lock;
-	struct vac_space *s;
 
-	/* The lock keeps the space, whose reservations we use, from going away. */
+	/* The lock keeps the spaces, whose reservations we use, from going away. */
 	vac__rdlock(lock, VAC__RANK_RMAP);
-	s = vac__rmap_first(pool, g->family);
 	for (unsigned k = 0; k < g->n; k++) {
 		struct vac__mig_item *it = &g->item[k];
+		struct vac_space *s;
 		int r;
 
 		if (it->state != LOCKED)
 			continue;
-		if (!s || g->vpb >= s->vpbs)
+		s = home_of(g, it);
+		if (!s)
 			r = -EAGAIN;
 		else if (it->huge)
 			r = vac__huge_alloc(pool, false, &it->dst);
@@ -370,13 +377,11 @@ static void alloc_group(struct group *g)
 /* Divide the group into units. A destination of another block is never in one host mapping. */
 static void make_units(struct group *g)
 {
-	unsigned shift = g->pool->block_shift;
-
 	for (unsigned k = 0; k < g->n; k++) {
 		struct vac__mig_item *it = &g->item[k];
 		bool joins = k > 0 && it->state == LOCKED && it[-1].state == LOCKED &&
-			     it->index == it[-1].index + 1 && it->dst == it[-1].dst + 1 &&
-			     it->dst >> shift == it[-1].dst >> shift;
+			     it->index == it[-1].index + 1 &&
+			     vac__pfn_follows(g->pool, it[-1].dst, 1, it->dst);
 
 		it->unit = joins ? it[-1].unit : (uint16_t)k;
 	}
@@ -565,9 +570,23 @@ int vac__folio_edit(struct vac_pool *pool, uint32_t pfn, uint32_t family, uint32
 
 /* ---- A batch -------------------------------------------------------------------------------- */
 
+/*
+ * By the pageblock of addresses, and there by the pageblock of frames: spaces of one family may have
+ * frames of their own for the same pages, and those of one, which lie together, are to be one run.
+ */
+static bool together(const struct vac__mig_item *a, const struct vac__mig_item *b)
+{
+	return a->family == b->family &&
+	       a->index >> VAC__PB_ORDER == b->index >> VAC__PB_ORDER &&
+	       a->src >> VAC__PB_ORDER == b->src >> VAC__PB_ORDER;
+}
+
 static bool before(const struct vac__mig_item *a, const struct vac__mig_item *b)
 {
-	return a->family != b->family ? a->family < b->family : a->index < b->index;
+	if (together(a, b) || (a->family == b->family &&
+			       a->index >> VAC__PB_ORDER != b->index >> VAC__PB_ORDER))
+		return a->index < b->index;
+	return a->family != b->family ? a->family < b->family : a->src < b->src;
 }
 
 /* Shell sort: at most 512 items, nearly sorted as a rule. */
@@ -612,7 +631,7 @@ void vac__migrate(struct vac_pool *pool, struct vac__mig_item *items, unsigned n
 
 		end = i + 1;
 		while (end < n && mode == VAC__MIG_ASYNC && !items[i].huge && !items[end].huge &&
-		       items[end].family == g.family && items[end].index >> VAC__PB_ORDER == g.vpb)
+		       together(&items[i], &items[end]))
 			end++;
 		g.n = end - i;
 		migrate_group(&g, mode, st);

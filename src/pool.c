@@ -108,6 +108,7 @@ static int pool_open(const struct vac_pool_opts *o, const char *name, struct vac
 		pool->mem_ctx = NULL;
 		goto fail;
 	}
+	pool->watches = pool->guard == VAC_GUARD_USERFAULTFD;
 	r = -ENOMEM;
 	pool->frames = vac__port_table_reserve(frames * sizeof(*pool->frames));
 	pool->pbs = vac__port_table_reserve((frames >> VAC__PB_ORDER) * sizeof(*pool->pbs));
@@ -248,6 +249,11 @@ int vac_pool_stats(struct vac_pool *pool, struct vac_pool_stats *stats)
 	s.foreign_held = vac__ld_rlx(&pool->c.foreign_held);
 	s.late_carried_bytes = vac__ld_rlx(&pool->c.late_carried);
 	s.late_lost_bytes = vac__ld_rlx(&pool->c.late_lost);
+	s.snapshots = vac__ld_rlx(&pool->c.snapshots);
+	s.snapshot_copies = vac__ld_rlx(&pool->c.snapshot_copies);
+	s.cow_copies = vac__ld_rlx(&pool->c.cow_copies);
+	s.cow_bytes = vac__ld_rlx(&pool->c.cow_bytes);
+	s.cow_reuses = vac__ld_rlx(&pool->c.cow_reuses);
 	memcpy(stats, &s, s.size);
 	return 0;
 }

@@ -42,7 +42,7 @@ static uint32_t pages_of(const struct vac__mig_item *it)
 
 static struct vac__backing *backing_of(struct vac_pool *pool, uint32_t pfn, size_t *off)
 {
-	*off = (size_t)(pfn & ((UINT32_C(1) << pool->block_shift) - 1)) << VAC__PAGE_SHIFT;
+	*off = vac__pfn_off(pool, pfn);
 	return &vac__pfn_block(pool, pfn)->backing;
 }
 
@@ -55,9 +55,9 @@ static void *shown_at(struct vac_pool *pool, const struct vac__mig_item *it)
 	void *at = NULL;
 
 	vac__rdlock(lock, VAC__RANK_RMAP);
-	s = vac__rmap_first(pool, it->family);
-	if (s && it->index < s->pages)
-		at = s->base + ((size_t)it->index << VAC__PAGE_SHIFT);
+	for (s = vac__rmap_first(pool, it->family); s && !at; s = s->next_in_family)
+		if (it->index < s->pages && vac__e_pfn(vac__entry_get(s, it->index)) == it->src)
+			at = vac__page_addr(s, it->index);
 	vac__rdunlock(lock, VAC__RANK_RMAP);
 	return at;
 }
@@ -212,17 +212,22 @@ void vac__watch_copy(struct vac_pool *pool, uint32_t src, uint32_t dst, uint32_t
 				    pool->watch[src + i].sum);
 }
 
-/* The page of this item shows the destination from now on. Its ptl is held. */
-void vac__watch_arm(struct vac_pool *pool, const struct vac__mig_item *it)
+/* The page of this item shows the destination from now on, in this space, and perhaps in others later in
+ * its family. Its ptl is held. */
+void vac__watch_arm(struct vac_space *s, const struct vac__mig_item *it)
 {
+	struct vac_pool *pool = s->pool;
+
 	vac__st(&vac__pfn_block(pool, it->src)->watched, 1); /* before forget() may look */
 	for (uint32_t i = 0; i < pages_of(it); i++) {
 		struct vac__watch *w = &pool->watch[it->src + i];
 
+		if (vac__ld_rlx(&w->armed))
+			continue;
 		vac__st_rlx(&w->family, it->family);
+		vac__st_rlx(&w->space, s->id);
 		vac__st_rlx(&w->index, it->index + i);
-		if (!vac__ld_rlx(&w->armed))
-			vac__add(&pool->nr_watched, 1);
+		vac__add(&pool->nr_watched, 1);
 		vac__st(&w->armed, 1);
 	}
 }
@@ -252,7 +257,7 @@ void vac__watch_forget(struct vac_space *s, uint32_t first, uint32_t end)
 		for (uint32_t i = 0; i < UINT32_C(1) << pool->block_shift; i++) {
 			struct vac__watch *w = &pool->watch[pfn + i];
 
-			if (vac__ld(&w->armed) && vac__ld_rlx(&w->family) == s->family &&
+			if (vac__ld(&w->armed) && vac__ld_rlx(&w->space) == s->id &&
 			    vac__ld_rlx(&w->index) >= first && vac__ld_rlx(&w->index) < end)
 				disarm(pool, pfn + i);
 		}
@@ -294,9 +299,10 @@ static void carry_sectors(void *arg, uint32_t dst)
 }
 
 /* The folio that shows a page now, and the page's place in it. False: nothing does. */
-static bool where_is(struct vac_pool *pool, uint32_t family, uint32_t index, uint32_t *pfn,
+static bool where_is(struct vac_pool *pool, const struct vac__watch *w, uint32_t *pfn,
 		     uint32_t *place)
 {
+	uint32_t family = vac__ld_rlx(&w->family), index = vac__ld_rlx(&w->index);
 	struct vac__rwlock *lock = &pool->families[family].lock;
 	struct vac_space *s;
 	uint64_t e = 0;
@@ -304,7 +310,7 @@ static bool where_is(struct vac_pool *pool, uint32_t family, uint32_t index, uin
 	*pfn = VAC__NO_PFN;
 	*place = 0;
 	vac__rdlock(lock, VAC__RANK_RMAP);
-	s = vac__rmap_first(pool, family);
+	s = vac__rmap_find(pool, family, vac__ld_rlx(&w->space));
 	if (s && index < s->pages) {
 		uint32_t vpb = index >> VAC__PB_ORDER;
 
@@ -331,7 +337,7 @@ static void name_lost(struct vac_pool *pool, const struct carry *c)
 	uintptr_t base = 0;
 
 	vac__rdlock(&pool->families[it.family].lock, VAC__RANK_RMAP);
-	s = vac__rmap_first(pool, it.family);
+	s = vac__rmap_find(pool, it.family, vac__ld_rlx(&w->space));
 	if (s) {
 		memcpy(name, s->name, sizeof(name));
 		base = (uintptr_t)s->base;
@@ -378,7 +384,7 @@ static int carry_page(struct vac_pool *pool, uint32_t pfn)
 		uint32_t family = vac__ld_rlx(&w->family), index = vac__ld_rlx(&w->index);
 
 		r = -EAGAIN;
-		if (where_is(pool, family, index, &dst, &c.page))
+		if (where_is(pool, w, &dst, &c.page))
 			r = vac__folio_edit(pool, dst, family, index - c.page, carry_sectors, &c);
 		if (r == 0)
 			break;

@@ -41,22 +41,23 @@ static void find_mapping(struct vac_pool *pool, uint32_t pfn, struct vac_blocker
 		if (e == 0 || vac__e_pfn(e) != pfn)
 			continue;
 		memcpy(b->space, s->name, sizeof(b->space));
-		b->addr = (uintptr_t)s->base + ((uintptr_t)page << VAC__PAGE_SHIFT);
+		b->addr = (uintptr_t)vac__page_addr(s, page);
 		break;
 	}
 	vac__rdunlock(&pool->families[fam].lock, VAC__RANK_RMAP);
 }
 
 /* The address of a page, and the name of its space. */
-static void name_page(struct vac_pool *pool, struct vac_blocker *b, uint32_t family, uint32_t page)
+static void name_page(struct vac_pool *pool, struct vac_blocker *b, const struct vac__watch *w)
 {
+	uint32_t family = vac__ld_rlx(&w->family), page = vac__ld_rlx(&w->index);
 	struct vac_space *s;
 
 	vac__rdlock(&pool->families[family].lock, VAC__RANK_RMAP);
-	s = vac__rmap_first(pool, family);
+	s = vac__rmap_find(pool, family, vac__ld_rlx(&w->space));
 	if (s && page < s->pages) {
 		memcpy(b->space, s->name, sizeof(b->space));
-		b->addr = (uintptr_t)s->base + ((uintptr_t)page << VAC__PAGE_SHIFT);
+		b->addr = (uintptr_t)vac__page_addr(s, page);
 	}
 	vac__rdunlock(&pool->families[family].lock, VAC__RANK_RMAP);
 }
@@ -262,7 +263,7 @@ static void add_late(struct vac_pool *pool, struct vac_report *r, int id)
 			continue;
 		h = add_held(r, VAC_HELD_LATE, id, first + i, 1);
 		if (h)
-			name_page(pool, &h->b, vac__ld_rlx(&w->family), vac__ld_rlx(&w->index));
+			name_page(pool, &h->b, w);
 	}
 	for (unsigned i = 0; i < pool->nr_lost && i < VAC__LOST_MAX; i++) {
 		if ((int)(pool->lost[i].pfn >> pool->block_shift) != id)

@@ -46,6 +46,16 @@ void vac__family_leave(struct vac_pool *pool, struct vac_space *s)
 	vac__wrunlock(&f->lock, VAC__RANK_RMAP);
 }
 
+/* A space of a family by its number, NULL if it is gone. The lock is held. */
+struct vac_space *vac__rmap_find(struct vac_pool *pool, uint32_t family, uint32_t id)
+{
+	struct vac_space *s = vac__rmap_first(pool, family);
+
+	while (s && s->id != id)
+		s = s->next_in_family;
+	return s;
+}
+
 /* The first space of a family, which is the oldest: the others follow by next_in_family, in the order in
  * which they were born. The lock is held. */
 struct vac_space *vac__rmap_first(struct vac_pool *pool, uint32_t family)

@@ -139,11 +139,6 @@ static void book_vmas(struct vac_space *s, uint32_t before)
 	vac__port_vma_charge(((long)s->nr_vmas - (long)before) * VMAS_EACH, true);
 }
 
-static void *page_addr(struct vac_space *s, uint32_t page)
-{
-	return s->base + ((size_t)page << VAC__PAGE_SHIFT);
-}
-
 /* Pages [first, end) may be filled from now on: a core dump needs what describes them. */
 static void dense(struct vac_space *s, uint32_t first, uint32_t end)
 {
@@ -362,7 +357,7 @@ int vac__vmas_clone(struct vac_space *to, const struct vac_space *from)
 
 		dense(to, v->start, v->end);
 		if (v->prot)
-			r = mem->hole(to->pool->mem_ctx, page_addr(to, v->start),
+			r = mem->hole(to->pool->mem_ctx, vac__page_addr(to, v->start),
 				      (size_t)(v->end - v->start) << VAC__PAGE_SHIFT, true);
 	}
 	return r;
@@ -510,8 +505,8 @@ static int hide(struct vac_space *s, uint32_t first, uint32_t end)
 		} while (i < s->nr_vmas && s->vmas[i].start == hi && hi < end &&
 			 (s->vmas[i].prot != 0) == rights);
 		bytes = (size_t)((hi < end ? hi : end) - lo) << VAC__PAGE_SHIFT;
-		r = rights ? mem->hole(s->pool->mem_ctx, page_addr(s, lo), bytes, false)
-			   : mem->unmap(s->pool->mem_ctx, page_addr(s, lo), bytes);
+		r = rights ? mem->hole(s->pool->mem_ctx, vac__page_addr(s, lo), bytes, false)
+			   : mem->unmap(s->pool->mem_ctx, vac__page_addr(s, lo), bytes);
 		if (r < 0)
 			vac__entries_hide(s, first, lo);
 	}
@@ -543,7 +538,7 @@ static int drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget)
 	}
 	vmas = s->nr_vmas;
 	if (forget)
-		r = pool->mem->unmap(pool->mem_ctx, page_addr(s, first),
+		r = pool->mem->unmap(pool->mem_ctx, vac__page_addr(s, first),
 				     (size_t)(end - first) << VAC__PAGE_SHIFT);
 	else
 		r = hide(s, first, end);
@@ -607,7 +602,7 @@ static int map(struct vac_space *s, uint32_t first, uint32_t pages, bool fixed, 
 		r = -ENOMEM;
 	}
 	if (r == 0 && prot)
-		r = s->pool->mem->hole(s->pool->mem_ctx, page_addr(s, first),
+		r = s->pool->mem->hole(s->pool->mem_ctx, vac__page_addr(s, first),
 				       (size_t)pages << VAC__PAGE_SHIFT, true);
 	if (r == 0) {
 		v.start = first;
@@ -649,7 +644,7 @@ int vac_map(struct vac_space *space, void *addr, size_t len, int prot, unsigned 
 	r = map(space, first, (uint32_t)(len >> VAC__PAGE_SHIFT), addr != NULL, prot, flags, &at);
 	VAC__LEAVE();
 	if (r == 0)
-		*out = space->base + ((size_t)at << VAC__PAGE_SHIFT);
+		*out = vac__page_addr(space, at);
 	return r;
 }
 
@@ -719,12 +714,12 @@ static int hold_edges(struct vac_space *s, const struct edges *e)
 
 	for (unsigned i = 0; i < e->n; i++) {
 		size_t bytes = (size_t)(e->run[i].to - e->run[i].at) << VAC__PAGE_SHIFT;
-		int r = mem->leave(ctx, page_addr(s, e->run[i].at), bytes, 0);
+		int r = mem->leave(ctx, vac__page_addr(s, e->run[i].at), bytes, 0);
 
 		if (r == 0)
 			continue;
 		if (i > 0)
-			mem->stay(ctx, page_addr(s, e->run[0].at),
+			mem->stay(ctx, vac__page_addr(s, e->run[0].at),
 				  (size_t)(e->run[0].to - e->run[0].at) << VAC__PAGE_SHIFT, NULL, 0,
 				  0);
 		return r;
@@ -735,7 +730,7 @@ static int hold_edges(struct vac_space *s, const struct edges *e)
 static void let_edges_go(struct vac_space *s, const struct edges *e)
 {
 	for (unsigned i = 0; i < e->n; i++)
-		s->pool->mem->stay(s->pool->mem_ctx, page_addr(s, e->run[i].at),
+		s->pool->mem->stay(s->pool->mem_ctx, vac__page_addr(s, e->run[i].at),
 				   (size_t)(e->run[i].to - e->run[i].at) << VAC__PAGE_SHIFT, NULL,
 				   0, 0);
 }
@@ -764,8 +759,8 @@ static int turn_holes(struct vac_space *s, uint32_t first, uint32_t *end, bool r
 				shown = to = stop;
 			bytes = (size_t)(shown - at) << VAC__PAGE_SHIFT;
 			if (bytes)
-				r = open ? mem->hole(ctx, page_addr(s, at), bytes, true)
-					 : mem->unmap(ctx, page_addr(s, at), bytes);
+				r = open ? mem->hole(ctx, vac__page_addr(s, at), bytes, true)
+					 : mem->unmap(ctx, vac__page_addr(s, at), bytes);
 			if (r < 0) {
 				*end = at;
 				return r;
@@ -782,7 +777,7 @@ static void protect_locked(struct vac_space *s, uint32_t first, uint32_t end, in
 	uint32_t vmas = s->nr_vmas, at, to;
 
 	for (at = first; at < end && shown_run(s, &at, &to, end); at = to)
-		if (s->pool->mem->protect(s->pool->mem_ctx, page_addr(s, at),
+		if (s->pool->mem->protect(s->pool->mem_ctx, vac__page_addr(s, at),
 					  (size_t)(to - at) << VAC__PAGE_SHIFT, want) < 0)
 			VAC__BUG("the host refuses rights of whole mappings");
 	vac__entries_protect(s, first, end, (unsigned)prot);

@@ -13,6 +13,8 @@
  *	shown     a block's memory, with the rights of the mapping, not watched at all.
  *	leaving   the same, watched for writes and write-protected page by page. A write is an event,
  *	          which nobody has to serve: the page is mapped anew before long, and woken.
+ *	watched   the same for long, as others share the memory. A write is an event that the engine
+ *	          serves; its page then loses its mark, and no mapping is cut for that.
  *	bare      no rights, not watched: SIGSEGV, or EFAULT, of the host's own.
  *
  * Invariants:
@@ -98,7 +100,7 @@ struct vac__uffd {
 	uint32_t refused_tid, refused_times;
 	uintptr_t refused_page;
 	/* Pages for which there was no memory: a touch of them is SIGBUS until they are opened again. */
-	unsigned nr_refused;
+	uint32_t refused_head, refused_tail;
 	struct {
 		uintptr_t page;
 		uint64_t until_ns;
@@ -159,15 +161,18 @@ static void announce(struct vac__uffd *u, int n)
 
 /* ---- The reader ------------------------------------------------------------------------------ */
 
-/* A writer sleeps for a leaving page, and is served when that is mapped anew: just say so. */
-static void tell(uintptr_t addr)
+/* A writer sleeps. For a leaving page, which is served when that is mapped anew: true, it was only said.
+ * For a watched one, which the engine must see to. */
+static bool tell(uintptr_t addr)
 {
 	struct vac__range *range = vac__range_get(addr);
+	int r;
 
 	if (!range)
-		return;
-	range->fn(range->arg, addr, VAC__WAITS);
+		return true; /* it has been unmapped, and woken */
+	r = range->fn(range->arg, addr, VAC__WAITS);
 	vac__range_put(range);
+	return r == 0;
 }
 
 static void take(struct vac__uffd *u, const struct uffd_msg *m)
@@ -180,9 +185,11 @@ static void take(struct vac__uffd *u, const struct uffd_msg *m)
 		return; /* others only had to be read */
 	/* A thread that forks, and writes to what it has stopped writers of, waits for itself: the engine
 	 * must let it pass. */
-	if (flags & UFFD_PAGEFAULT_FLAG_WP && !vac__fork_by(tid))
-		tell(addr);
-	else if (push(u, addr, tid, flags & UFFD_PAGEFAULT_FLAG_WRITE ? VAC__WRITE : VAC__READ))
+	if (flags & UFFD_PAGEFAULT_FLAG_WP && !vac__fork_by(tid) && tell(addr))
+		return;
+	if (push(u, addr, tid,
+		 flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP) ? VAC__WRITE
+									      : VAC__READ))
 		announce(u, 1);
 	else
 		vac__uffd_wake(u, page_of(addr), VAC_PAGE_BYTES); /* it comes again */
@@ -225,14 +232,10 @@ static void refuse(struct vac__uffd *u, uintptr_t page)
 	if (r < 0)
 		return; /* it is mapped by now, or gone */
 	vac__flock_lock(&u->lock);
-	if (u->nr_refused == REFUSED_MAX) {
-		oldest = u->refused[0].page;
-		u->nr_refused--;
-		for (unsigned i = 0; i < u->nr_refused; i++)
-			u->refused[i] = u->refused[i + 1];
-	}
-	u->refused[u->nr_refused].page = page;
-	u->refused[u->nr_refused++].until_ns = vac__port_now() + REFUSED_NS;
+	if (u->refused_head - u->refused_tail == REFUSED_MAX)
+		oldest = u->refused[u->refused_tail++ % REFUSED_MAX].page;
+	u->refused[u->refused_head % REFUSED_MAX].page = page;
+	u->refused[u->refused_head++ % REFUSED_MAX].until_ns = vac__port_now() + REFUSED_NS;
 	vac__flock_unlock(&u->lock);
 	if (oldest)
 		vac__sys_madvise((void *)oldest, VAC_PAGE_BYTES, MADV_DONTNEED);
@@ -250,13 +253,11 @@ static uint64_t reopen(struct vac__uffd *u)
 			vac__sys_madvise((void *)page, VAC_PAGE_BYTES, MADV_DONTNEED);
 		page = 0;
 		vac__flock_lock(&u->lock);
-		due = u->nr_refused ? u->refused[0].until_ns : 0;
-		if (due && (due <= vac__port_now() || atomic_load(&u->stop))) {
-			page = u->refused[0].page;
-			u->nr_refused--;
-			for (unsigned i = 0; i < u->nr_refused; i++)
-				u->refused[i] = u->refused[i + 1];
-		}
+		due = 0;
+		if (u->refused_head != u->refused_tail)
+			due = u->refused[u->refused_tail % REFUSED_MAX].until_ns;
+		if (due && (due <= vac__port_now() || atomic_load(&u->stop)))
+			page = u->refused[u->refused_tail++ % REFUSED_MAX].page;
 		vac__flock_unlock(&u->lock);
 	} while (page);
 	return due;
@@ -373,20 +374,32 @@ static bool all_marked(const struct vac__uffd *u, uintptr_t addr, size_t bytes)
 	return true;
 }
 
-static int mark(struct vac__uffd *u, void *addr, size_t bytes)
+static int write_protect(struct vac__uffd *u, void *addr, size_t bytes, uint64_t mode)
 {
 	struct uffdio_writeprotect w = {.range = {.start = (uintptr_t)addr, .len = bytes},
-					.mode = UFFDIO_WRITEPROTECT_MODE_WP};
-	unsigned deaf = atomic_load_explicit(&vac__uffd_test_deaf, memory_order_relaxed);
-	static _Atomic unsigned calls;
+					.mode = mode};
 	int r;
 
-	if (deaf && atomic_fetch_add(&calls, 1) % deaf == 0)
-		return 0;
 	do { /* EAGAIN: somebody is moving a hole in */
 		r = uffd_ioctl(u, UFFDIO_WRITEPROTECT, &w);
 	} while (r == -EAGAIN && !sched_yield());
 	return r;
+}
+
+/* The marks of watched pages go, and who waits for them is woken. */
+int vac__uffd_allow(struct vac__uffd *u, void *addr, size_t bytes)
+{
+	return write_protect(u, addr, bytes, 0);
+}
+
+static int mark(struct vac__uffd *u, void *addr, size_t bytes)
+{
+	unsigned deaf = atomic_load_explicit(&vac__uffd_test_deaf, memory_order_relaxed);
+	static _Atomic unsigned calls;
+
+	if (deaf && atomic_fetch_add(&calls, 1) % deaf == 0)
+		return 0;
+	return write_protect(u, addr, bytes, UFFDIO_WRITEPROTECT_MODE_WP);
 }
 
 /*

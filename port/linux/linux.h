@@ -219,6 +219,7 @@ VAC__HIDDEN void vac__uffd_wake(struct vac__uffd *uffd, void *addr, size_t bytes
  * mapped anew and woken; no CPU holds a writable translation any more. */
 VAC__HIDDEN int vac__uffd_protect(struct vac__uffd *uffd, void *addr, size_t bytes);
 /* Touches of the range, which is PROT_NONE or nobody's yet, reach the engine from now on. */
+VAC__HIDDEN int vac__uffd_allow(struct vac__uffd *uffd, void *addr, size_t bytes);
 VAC__HIDDEN int vac__uffd_watch(struct vac__uffd *uffd, void *addr, size_t bytes);
 /* Wait until every fault read so far has been served. */
 VAC__HIDDEN void vac__uffd_quiet(struct vac__uffd *uffd);
@@ -277,6 +278,7 @@ VAC__HIDDEN int vac__view_map(void *ctx, void *addr, size_t bytes, struct vac__b
 			      size_t off, unsigned prot);
 VAC__HIDDEN int vac__view_protect(void *ctx, void *addr, size_t bytes, unsigned prot);
 VAC__HIDDEN int vac__view_leave(void *ctx, void *addr, size_t bytes, unsigned prot);
+VAC__HIDDEN int vac__view_allow(void *ctx, void *addr, size_t bytes);
 VAC__HIDDEN void vac__view_stay(void *ctx, void *addr, size_t bytes, struct vac__backing *b,
 				size_t off, unsigned prot);
 VAC__HIDDEN int vac__view_unmap(void *ctx, void *addr, size_t bytes);

@@ -94,6 +94,7 @@ const struct vac__mem_ops vac__port_mem_ops = {
 	.protect = vac__view_protect,
 	.leave = vac__view_leave,
 	.stay = vac__view_stay,
+	.allow = vac__view_allow,
 	.unmap = vac__view_unmap,
 	.hole = vac__view_hole,
 };

@@ -7,7 +7,7 @@
  *  - a page is never without a mapping: replacing is one mmap(MAP_FIXED), which is atomic for
  *    other threads, and a touch meanwhile waits in the host;
  *  - mappings of one kind carry the same flags, so that the kernel merges neighbours: present ones
- *    none but DONTFORK, bare ones DONTFORK and DONTDUMP. Leaving ones carry one of three more.
+ *    none but DONTFORK (and NOHUGEPAGE, where writers are watched), bare ones DONTFORK and DONTDUMP. Leaving ones carry one of three more.
  */
 #include <sys/prctl.h>
 
@@ -186,17 +186,53 @@ static void wake(void *arg, void *addr, size_t bytes)
 		vac__uffd_wake(ctx->uffd, addr, bytes);
 }
 
-int vac__view_map(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size_t off,
+/*
+ * Shown so that every write is an event: marked elsewhere, and moved in with its marks, as a write between
+ * a mapping and its marks would be lost to whoever shares the memory. All such mappings are kept from
+ * huge host pages, which cannot be marked page by page, so that they merge.
+ */
+static int map_watched(struct vac__mem_ctx *ctx, void *addr, size_t bytes, int fd, size_t off,
+		       bool must)
+{
+	void *p;
+	int r;
+
+	vac__fork_shut();
+	do {
+		r = vac__sys_mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, off, &p);
+	} while (r == -ENOMEM && must && vac__vma_relief());
+	if (!r)
+		dont_fork(p, bytes);
+	vac__fork_open();
+	if (r < 0)
+		return r;
+	r = vac__sys_madvise(p, bytes, MADV_NOHUGEPAGE);
+	if (r == -EINVAL) /* a kernel without huge pages */
+		r = 0;
+	if (!r)
+		r = vac__uffd_protect(ctx->uffd, p, bytes);
+	if (!r && syscall(SYS_mremap, p, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, addr) == -1)
+		r = -errno;
+	if (r < 0)
+		vac__sys_munmap(p, bytes);
+	return r;
+}
+
+int vac__view_map(void *arg, void *addr, size_t bytes, struct vac__backing *b, size_t off,
 		  unsigned prot)
 {
+	struct vac__mem_ctx *ctx = arg;
 	uintptr_t lo = (uintptr_t)addr;
 	bool left = vac__edge_colour(lo) != 0;
-	int r = vac__map_shared(addr, bytes, host_prot(prot), b->fd, off, left);
+	int r = prot & VAC__WATCH
+			? map_watched(ctx, addr, bytes, b->fd, off, left)
+			: vac__map_shared(addr, bytes, host_prot(prot), b->fd, off, left);
 
 	if (r < 0)
 		return r;
 	vac__edge_drop(lo, lo + bytes);
-	prefault(lo, bytes, off, prot);
+	if (!(prot & VAC__WATCH))
+		prefault(lo, bytes, off, prot);
 	/* Writers who wait for a leaving page are told by us alone. Those who wait for a missing one are told
 	 * by the handler of their fault, when the engine is through with it. */
 	if (left)
@@ -268,17 +304,21 @@ static int allow_again(void *addr, size_t bytes, unsigned prot)
 	return r;
 }
 
-/* userfaultfd's marks and modes are only shed by a mapping made anew: the same memory once more. */
+/* userfaultfd's modes are only shed by a mapping made anew: the same memory once more. What was watched
+ * before it left has the modes in any case. */
 void vac__view_stay(void *arg, void *addr, size_t bytes, struct vac__backing *b, size_t off,
 		    unsigned prot)
 {
 	struct vac__mem_ctx *ctx = arg;
 	uintptr_t lo = (uintptr_t)addr;
 	unsigned colour = vac__edge_colour(lo);
-	bool anew = ctx->uffd && prot & VAC__WRITE;
+	bool watched = prot & VAC__WATCH;
+	bool anew = ctx->uffd && prot & VAC__WRITE && !watched;
 	int r = 0;
 
-	if (anew)
+	if (watched)
+		r = prot & VAC__WRITE ? vac__uffd_allow(ctx->uffd, addr, bytes) : 0;
+	else if (anew)
 		r = vac__map_shared(addr, bytes, host_prot(prot), b->fd, off, true);
 	else if (prot & VAC__WRITE)
 		r = allow_again(addr, bytes, prot);
@@ -289,6 +329,13 @@ void vac__view_stay(void *arg, void *addr, size_t bytes, struct vac__backing *b,
 	vac__edge_drop(lo, lo + bytes);
 	if (anew)
 		wake(ctx, addr, bytes);
+}
+
+int vac__view_allow(void *arg, void *addr, size_t bytes)
+{
+	struct vac__mem_ctx *ctx = arg;
+
+	return vac__uffd_allow(ctx->uffd, addr, bytes);
 }
 
 int vac__view_unmap(void *ctx, void *addr, size_t bytes)

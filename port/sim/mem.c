@@ -115,6 +115,7 @@ struct host_pte {
 	uint32_t off;
 	uint8_t prot;
 	bool hole;
+	bool watch; /* VAC__WATCH: a refused write asks the engine, and rights cut no mapping */
 	uint32_t leaving; /* 0: not; else the run that leaves, which merges with no other */
 };
 
@@ -228,8 +229,8 @@ void vac__port_vma_usage(uint64_t *used, uint64_t *limit)
 
 static bool joins(const struct host_pte *a, const struct host_pte *b)
 {
-	if (a->block != b->block || a->prot != b->prot || a->leaving != b->leaving ||
-	    a->hole != b->hole)
+	if (a->block != b->block || a->watch != b->watch || a->leaving != b->leaving ||
+	    a->hole != b->hole || (a->prot != b->prot && !a->watch))
 		return false;
 	return a->block < 0 || b->off == a->off + VAC_PAGE_BYTES;
 }
@@ -484,12 +485,16 @@ static int map(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size
 	(void)ctx;
 	if (off + bytes > h->bytes)
 		sim_fail(SIM_CRASH, "a mapping beyond block %d", (int)b->priv);
+	if (prot & VAC__WATCH && !faults.waits)
+		sim_fail(SIM_CRASH, "a host is asked to watch that cannot");
 	/* A prepared run cannot be refused: everything it needs is there. */
 	if (!pte_at(a)->leaving && refuse(faults.map))
 		return -ENOMEM;
 	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES)
-		*pte_at(a + i) = (struct host_pte){
-			.block = (int)b->priv, .off = (uint32_t)(off + i), .prot = (uint8_t)prot};
+		*pte_at(a + i) = (struct host_pte){.block = (int)b->priv,
+						   .off = (uint32_t)(off + i),
+						   .prot = (uint8_t)(prot & ~VAC__WATCH),
+						   .watch = prot & VAC__WATCH};
 	check_vmas();
 	sim_yield();
 	flush(a, bytes);
@@ -502,7 +507,7 @@ static int map(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size
 static void set_prot(uint64_t a, size_t bytes, unsigned prot, int64_t leaving)
 {
 	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES) {
-		pte_at(a + i)->prot = (uint8_t)prot;
+		pte_at(a + i)->prot = (uint8_t)(prot & ~VAC__WATCH);
 		if (leaving >= 0)
 			pte_at(a + i)->leaving = (uint32_t)leaving;
 	}
@@ -545,7 +550,7 @@ static int leave(void *ctx, void *addr, size_t bytes, unsigned prot)
 	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES) {
 		if (pte_at(a + i)->block < 0 || pte_at(a + i)->leaving)
 			sim_fail(SIM_CRASH, "a run leaves that is not there, or is leaving");
-		if (prot && pte_at(a + i)->prot != prot)
+		if (prot && pte_at(a + i)->prot & ~prot)
 			sim_fail(SIM_CRASH, "a run leaves with rights %u, the host gives %u", prot,
 				 pte_at(a + i)->prot);
 	}
@@ -580,6 +585,23 @@ static void stay(void *ctx, void *addr, size_t bytes, struct vac__backing *b, si
 	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES)
 		pte_at(a + i)->leaving = 0;
 	wake_writers();
+}
+
+static int allow(void *ctx, void *addr, size_t bytes)
+{
+	uint64_t a = (uintptr_t)addr;
+
+	(void)ctx;
+	if (refuse(faults.protect))
+		return -ENOMEM;
+	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES) {
+		if (pte_at(a + i)->block < 0 || !pte_at(a + i)->watch || pte_at(a + i)->leaving)
+			sim_fail(SIM_CRASH, "writers are let in where none are watched");
+		pte_at(a + i)->prot |= VAC__WRITE;
+	}
+	wake_writers();
+	sim_yield();
+	return 0;
 }
 
 static void clear(uint64_t a, size_t bytes, bool hole)
@@ -642,6 +664,7 @@ const struct vac__mem_ops vac__port_mem_ops = {
 	.protect = protect,
 	.leave = leave,
 	.stay = stay,
+	.allow = allow,
 	.unmap = unmap,
 	.hole = hole,
 };
@@ -674,9 +697,11 @@ static int refused(struct host_space *s, uint64_t addr, unsigned access)
 
 		if ((p->prot & access) == access)
 			return 0; /* allowed by now */
-		if (!p->leaving || !(p->prot & VAC__READ) || access != VAC__WRITE)
+		if (!(p->leaving || p->watch) || !(p->prot & VAC__READ) || access != VAC__WRITE)
 			return -EFAULT;
-		s->fn(s->arg, (uintptr_t)addr, VAC__WAITS);
+		r = s->fn(s->arg, (uintptr_t)addr, VAC__WAITS);
+		if (r == 1)
+			return s->fn(s->arg, (uintptr_t)addr, VAC__WRITE);
 		vac__port_wait(&remapped, seen, 0);
 		return 0;
 	}
