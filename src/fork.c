@@ -233,7 +233,7 @@ static bool short_pin(struct vac_pool *pool)
 
 static void drain(struct vac_pool *pool)
 {
-	uint64_t end = vac__port_now() + (uint64_t)pool->opts.gate_timeout_ms * 1000000;
+	uint64_t end = vac__gate_deadline(pool);
 
 	vac__xchg(&pool->fork_gate, 1);
 	vac__add(&pool->offliners, 1); /* whoever drops a pin tells us */
