@@ -522,3 +522,32 @@ void memcg_remove(struct memcg *g)
 	for (int i = 0; i < 100 && rmdir(g->dir) < 0 && errno == EBUSY; i++)
 		sleep_ms(10);
 }
+
+void t_case_in_cgroup(const char *name, uint64_t limit)
+{
+	const char *why = "";
+	char said[512];
+	ssize_t n;
+	struct memcg g;
+	int fd, pid, status, r;
+
+	if (!memcg_make(&g, limit, &why)) {
+		print_message("SKIP: forced: %s\n", why);
+		skip();
+	}
+	pid = case_start(name, &fd, false);
+	assert_true(pid > 0);
+	assert_int_equal(step_next(pid, fd), '0');
+	assert_true(memcg_join(&g, pid));
+	step_go(pid);
+	n = read(fd, said, sizeof(said) - 1); /* what it complains about, if it does */
+	said[n > 0 ? n : 0] = 0;
+	do {
+		r = waitpid(pid, &status, 0);
+	} while (r < 0 && errno == EINTR);
+	assert_int_equal(r, pid);
+	close(fd);
+	memcg_remove(&g);
+	if (status)
+		fail_msg("status %#x: %s", status, said);
+}

@@ -152,5 +152,8 @@ bool memcg_make(struct memcg *g, uint64_t limit, const char **why);
 bool memcg_join(const struct memcg *g, int pid);
 int64_t memcg_usage(const struct memcg *g);
 void memcg_remove(struct memcg *g);
+/* Run a case that says step_done('0') when it is to be put into a cgroup of its own, where it must end well.
+ * Skips where there is none to be had. */
+void t_case_in_cgroup(const char *name, uint64_t limit);
 
 #endif /* VAC_TESTS_UTIL_H */
