@@ -7,6 +7,8 @@
  */
 #include "tests/util.h"
 
+#include <sys/syscall.h>
+
 #include "src/internal.h"
 
 #define P VAC_PAGE_BYTES
