@@ -482,9 +482,9 @@ static bool prepare(void)
  */
 void vac__fork_pass(struct vac_pool *pool)
 {
-	uint32_t owner = vac__ld(&f.owner);
-
-	if (!owner || owner != vac__port_tid() || !copies(pool))
+	/* A touch of that thread from before the fork, which a signal handler has begun, may still be
+	 * served: it waits for the fork to end, as anybody does. */
+	if (!vac__ld(&f.owner) || !copies(pool) || !vac__port_in_fork())
 		return;
 	vac__st(&f.owner, 0);
 	log_all(VAC_LOG_ERROR, "fork: no copy for the child, it gets SIGBUS: an atfork handler "
