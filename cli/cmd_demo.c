@@ -503,31 +503,6 @@ static int print_blocks(const struct demo *d)
 	return out_table_print(tb);
 }
 
-static int print_groups(struct demo *d)
-{
-	static const struct out_column cols[] = {
-		{"WORKLOAD", 0},   {"THREADS", 1}, {"MEMORY", 1},
-		{"OPERATIONS", 1}, {"CHECKED", 1}, {"NOTE", 0},
-	};
-	struct out_table *tb = out_table_new(cols, sizeof(cols) / sizeof(cols[0]));
-
-	for (unsigned i = 0; i < d->run.n_groups; i++) {
-		struct wl_group *g = &d->run.groups[i];
-		char note[128] = "";
-
-		if (g->cls->note && g->data)
-			g->cls->note(g, note, sizeof(note));
-		out_table_row(tb);
-		out_table_cell(tb, "%s", g->cls->name);
-		out_table_cell(tb, "%u", g->threads);
-		out_table_cell(tb, "%.1f MiB", (double)g->bytes / 1048576);
-		out_table_cell(tb, "%" PRIu64, wl_group_ops(g));
-		out_table_cell(tb, "%" PRIu64, wl_group_checked(g));
-		out_table_cell(tb, "%s", note);
-	}
-	return out_table_print(tb);
-}
-
 static void print_memory(const struct demo *d)
 {
 	struct sum all = sum_of(d, WL_NO_BLOCK);
@@ -562,7 +537,7 @@ static int print_text(struct demo *d)
 	err = print_blocks(d);
 	putchar('\n');
 	if (!err)
-		err = print_groups(d);
+		err = wl_run_print(&d->run);
 	printf("\nfiles: %" PRIu64
 	       " loaded, %.1f MiB compared with the disk byte for byte, %" PRIu64 " differ",
 	       fs->files - fs->failed, (double)fs->compared_bytes / 1048576, fs->differing);

@@ -571,28 +571,8 @@ static void print_wait(struct stress *st, const char *name, enum wl_latency kind
 
 static int print_text(struct stress *st, double seconds)
 {
-	static const struct out_column cols[] = {
-		{"WORKLOAD", 0},   {"THREADS", 1}, {"MEMORY", 1},
-		{"OPERATIONS", 1}, {"CHECKED", 1}, {"NOTE", 0},
-	};
-	struct out_table *tb = out_table_new(cols, sizeof(cols) / sizeof(cols[0]));
-	int err;
+	int err = wl_run_print(&st->run);
 
-	for (unsigned i = 0; i < st->run.n_groups; i++) {
-		struct wl_group *g = &st->run.groups[i];
-		char note[128] = "";
-
-		if (g->cls->note && g->data)
-			g->cls->note(g, note, sizeof(note));
-		out_table_row(tb);
-		out_table_cell(tb, "%s", g->cls->name);
-		out_table_cell(tb, "%u", g->threads);
-		out_table_cell(tb, "%.1f MiB", (double)g->bytes / 1048576);
-		out_table_cell(tb, "%" PRIu64, wl_group_ops(g));
-		out_table_cell(tb, "%" PRIu64, wl_group_checked(g));
-		out_table_cell(tb, "%s", note);
-	}
-	err = out_table_print(tb);
 	printf("\nseed %" PRIu64 ", %.1f s\n", st->run.seed, seconds);
 	printf("offlines: %" PRIu64 " attempted, %" PRIu64 " succeeded, %" PRIu64
 	       " failed (%" PRIu64 " held, %" PRIu64 " without target memory, %" PRIu64 " other)\n",

@@ -499,3 +499,28 @@ int wl_memcpy_rate(struct wl_run *run, uint64_t bytes, unsigned runs, double *by
 	vac_unmap(run->space, from, len);
 	return err;
 }
+
+int wl_run_print(struct wl_run *run)
+{
+	static const struct out_column cols[] = {
+		{"WORKLOAD", 0},   {"THREADS", 1}, {"MEMORY", 1},
+		{"OPERATIONS", 1}, {"CHECKED", 1}, {"NOTE", 0},
+	};
+	struct out_table *tb = out_table_new(cols, sizeof(cols) / sizeof(cols[0]));
+
+	for (unsigned i = 0; i < run->n_groups; i++) {
+		struct wl_group *g = &run->groups[i];
+		char note[128] = "";
+
+		if (g->cls->note && g->data)
+			g->cls->note(g, note, sizeof(note));
+		out_table_row(tb);
+		out_table_cell(tb, "%s", g->cls->name);
+		out_table_cell(tb, "%u", g->threads);
+		out_table_cell(tb, "%.1f MiB", (double)g->bytes / 1048576);
+		out_table_cell(tb, "%" PRIu64, wl_group_ops(g));
+		out_table_cell(tb, "%" PRIu64, wl_group_checked(g));
+		out_table_cell(tb, "%s", note);
+	}
+	return out_table_print(tb);
+}

@@ -170,6 +170,8 @@ void wl_latency(struct wl_run *run, enum wl_latency kind, enum wl_phase phase, s
 uint64_t wl_checked(struct wl_run *run);
 uint64_t wl_group_ops(const struct wl_group *g);
 uint64_t wl_group_checked(const struct wl_group *g);
+/* A table with a line a group, on stdout; as out_table_print() answers. */
+int wl_run_print(struct wl_run *run);
 /* The class by name, NULL; and the k-th, NULL after the last. */
 const struct wl_class *wl_find(const char *name);
 const struct wl_class *wl_nth(unsigned k);

@@ -81,6 +81,9 @@ struct vac__fork_ops {
 	void (*child)(void);
 };
 void vac__port_on_fork(const struct vac__fork_ops *ops);
+/* In the thread that forks, between prepare and parent; or in one that serves a touch which that thread
+ * has made since prepare. */
+bool vac__port_in_fork(void);
 
 /*
  * Private memory that a child inherits: zero, 2 MiB aligned, of which `touch` bytes will be touched.

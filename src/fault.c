@@ -212,6 +212,8 @@ static int fill(struct vac_space *s, const struct vac__vma *v, uint32_t page)
  */
 int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 {
+	bool released = false;
+
 	for (;;) {
 		uint32_t pfn = 0, ticket = 0;
 		const struct vac__vma *v;
@@ -233,6 +235,13 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		vac__rdunlock(&s->lock, VAC__RANK_SPACE);
 		if (l == LOOK_AGAIN || (l == LOOK_SHARED && r == -EAGAIN))
 			continue;
+		/* What was dropped under a foreign holder, which may have been the kernel's own for a
+		 * moment, is memory too once it has let go. */
+		if (r == -ENOMEM && !released && vac__ld(&s->pool->nr_quar)) {
+			released = true;
+			if (vac__quarantine_try(s->pool, vac__gate_deadline(s->pool)))
+				continue;
+		}
 		if (l != LOOK_WAIT)
 			return r;
 		vac__stat_add(&s->pool->c.fault_waits, 1);

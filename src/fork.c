@@ -236,7 +236,7 @@ static bool short_pin(struct vac_pool *pool)
 
 static void drain(struct vac_pool *pool)
 {
-	uint64_t end = vac__port_now() + (uint64_t)pool->opts.gate_timeout_ms * 1000000;
+	uint64_t end = vac__gate_deadline(pool);
 
 	vac__xchg(&pool->fork_gate, 1);
 	vac__add(&pool->offliners, 1); /* whoever drops a pin tells us */
@@ -499,9 +499,9 @@ static bool prepare(void)
  */
 void vac__fork_pass(struct vac_pool *pool)
 {
-	uint32_t owner = vac__ld(&f.owner);
-
-	if (!owner || owner != vac__port_tid() || !copies(pool))
+	/* A touch of that thread from before the fork, which a signal handler has begun, may still be
+	 * served: it waits for the fork to end, as anybody does. */
+	if (!vac__ld(&f.owner) || !copies(pool) || !vac__port_in_fork())
 		return;
 	vac__st(&f.owner, 0);
 	log_all(VAC_LOG_ERROR, "fork: no copy for the child, it gets SIGBUS: an atfork handler "

@@ -399,6 +399,12 @@ static inline void *vac__page_addr(const struct vac_space *s, uint32_t page)
 	return s->base + ((size_t)page << VAC__PAGE_SHIFT);
 }
 
+/* The longest that anybody waits for others who hold something for a moment. */
+static inline uint64_t vac__gate_deadline(const struct vac_pool *pool)
+{
+	return vac__port_now() + (uint64_t)pool->opts.gate_timeout_ms * 1000000;
+}
+
 /* The stretch of a call in which it may take locks: signals and cancellation are off. */
 #define VAC__ENTER()                       \
 	struct vac__port_saved vac__saved; \
@@ -545,6 +551,7 @@ void vac__watch_arm(struct vac_space *s, const struct vac__mig_item *it);
 void vac__watch_forget(struct vac_space *s, uint32_t first, uint32_t end);
 int vac__watch_settle(struct vac_pool *pool, int id, bool readable);
 void vac__quarantine_release(struct vac_pool *pool);
+bool vac__quarantine_try(struct vac_pool *pool, uint64_t deadline_ns);
 
 /* ---- report.c ---- */
 /* What an offline has met, folio by folio: the latest 256 failures, by pfn. */

@@ -476,3 +476,16 @@ void vac__quarantine_release(struct vac_pool *pool)
 		}
 	}
 }
+
+/* The same for who holds no lock; not if somebody works on blocks until the deadline. True: there is less in
+ * quarantine than there was. */
+bool vac__quarantine_try(struct vac_pool *pool, uint64_t deadline_ns)
+{
+	uint64_t before = vac__ld(&pool->nr_quar);
+
+	if (!before || !vac__lock_until(&pool->hotplug, VAC__RANK_HOTPLUG, deadline_ns))
+		return false;
+	vac__quarantine_release(pool);
+	vac__unlock(&pool->hotplug, VAC__RANK_HOTPLUG);
+	return vac__ld(&pool->nr_quar) < before;
+}

@@ -241,8 +241,10 @@ int vac__space_create(struct vac_pool *pool, uint64_t bytes, const char *name,
 		pool->mem->space_release(pool->mem_ctx, base, vac_space_bytes(s));
 		goto fail;
 	}
-	vac__family_join(pool, s->family, s);
+	/* Known before it is in the family: a migration of what an earlier space of this number has left
+	 * finds us there, and may reserve a pageblock in our name. */
 	vac__st(&pool->spaces[id], s);
+	vac__family_join(pool, s->family, s);
 	vac__add(&pool->nr_spaces, 1);
 	vac__unlock(&pool->spaces_lock, VAC__RANK_SPACE);
 	*out = s;
@@ -465,11 +467,6 @@ static void change_end(struct vac_space *s)
 	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
 }
 
-static uint64_t gate_deadline(struct vac_pool *pool)
-{
-	return vac__port_now() + (uint64_t)pool->opts.gate_timeout_ms * 1000000;
-}
-
 /*
  * Host mappings that a border at this page may take, where there is none yet: it may cut what the host
  * shows in one piece (what meets at the border of two vpbs is booked as two pieces already), and it
@@ -517,17 +514,13 @@ static int hide(struct vac_space *s, uint32_t first, uint32_t end)
 static int drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget)
 {
 	struct vac_pool *pool = s->pool;
-	struct change c = {.first = first, .end = end, .deadline_ns = gate_deadline(pool)};
+	struct change c = {.first = first, .end = end, .deadline_ns = vac__gate_deadline(pool)};
 	uint32_t vmas;
 	long cuts;
 	int r;
 
 	/* What earlier drops have left to others may be free by now. */
-	if (vac__ld(&pool->nr_quar) &&
-	    vac__lock_until(&pool->hotplug, VAC__RANK_HOTPLUG, vac__port_now())) {
-		vac__quarantine_release(pool);
-		vac__unlock(&pool->hotplug, VAC__RANK_HOTPLUG);
-	}
+	vac__quarantine_try(pool, vac__port_now());
 	r = change_begin(s, &c);
 	if (r < 0)
 		return r;
@@ -795,7 +788,7 @@ static int protect(struct vac_space *s, uint32_t first, uint32_t end, int prot)
 			   .end = end,
 			   .whole = true,
 			   .no_leaving = true,
-			   .deadline_ns = gate_deadline(s->pool)};
+			   .deadline_ns = vac__gate_deadline(s->pool)};
 	struct edges e;
 	long cuts;
 	int r = change_begin(s, &c);

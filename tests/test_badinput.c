@@ -547,30 +547,12 @@ static void case_full_cgroup(void)
 
 static void test_full_cgroup(void **state UNUSED)
 {
-	const char *why = "";
-	char said[512];
-	ssize_t n;
-	struct memcg g;
-	int fd, pid, status;
-
-	if (TSAN)
-		why = "the thread sanitizer's own memory is on the same bill";
-	if (TSAN || !memcg_make(&g, CG_ROOM, &why)) {
-		print_message("SKIP: forced: %s\n", why);
+	if (TSAN) {
+		print_message(
+			"SKIP: forced: the thread sanitizer's own memory is on the same bill\n");
 		skip();
 	}
-	pid = case_start("full_cgroup", &fd, false);
-	assert_true(pid > 0);
-	assert_int_equal(step_next(pid, fd), '0');
-	assert_true(memcg_join(&g, pid));
-	step_go(pid);
-	n = read(fd, said, sizeof(said) - 1); /* what it complains about, if it does */
-	said[n > 0 ? n : 0] = 0;
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	close(fd);
-	memcg_remove(&g);
-	if (status)
-		fail_msg("status %#x: %s", status, said);
+	t_case_in_cgroup("full_cgroup", CG_ROOM);
 }
 
 int main(int argc, char **argv)

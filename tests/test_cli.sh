@@ -4,25 +4,13 @@
 # The command as its user meets it: a small demo and a small stress succeed and print what they
 # promise; wrong usage is named, answered with status 2, and leaves nothing behind.
 set -u
-V=${VACATE:-build/vacate}
-dir=$(mktemp -d) || exit 1
+# shellcheck source=tests/want.sh
+. tests/want.sh || exit 1
 trap 'rm -rf "$dir"' EXIT
-fails=0
-want() { # status, what must be in the output, command...
-	local status=$1 text=$2 r
-	shift 2
-	"$@" >"$dir/out" 2>"$dir/err" </dev/null
-	r=$?
-	if [ $r -ne "$status" ] || ! grep -q -e "$text" "$dir/out" "$dir/err"; then
-		echo "FAIL $* : status $r, wanted $status and '$text'"
-		tail -n 20 "$dir/out" "$dir/err"
-		fails=$((fails + 1))
-	fi
-}
 has() { # keys that the JSON in $dir/out must have
 	local k
 	for k in "$@"; do
-		grep -q "\"$k\"" "$dir/out" || { echo "FAIL no \"$k\" in the JSON"; fails=$((fails + 1)); }
+		grep -q "\"$k\"" "$dir/out" || failed "no \"$k\" in the JSON"
 	done
 }
 want 0 'PASSED: every block has left' "$V" demo --pool 160M --block 16M --passes 1 include src cli
@@ -53,6 +41,6 @@ want 1 '/does/not/exist' "$V" demo /does/not/exist
 want 2 'nosuch' "$V" bench nosuch
 if [ -w /dev/full ]; then
 	"$V" --help >/dev/full 2>"$dir/err"
-	[ $? -eq 1 ] || { echo "FAIL a full stdout is not noticed"; fails=$((fails + 1)); }
+	[ $? -eq 1 ] || failed "a full stdout is not noticed"
 fi
 [ $fails -eq 0 ]

@@ -829,29 +829,11 @@ static void case_full_cgroup(void)
 
 static void test_full_cgroup(void **state UNUSED)
 {
-	const char *why = "";
-	char said[512];
-	ssize_t n;
-	struct memcg g;
-	int fd, pid, status;
-
-	if (ASAN || TSAN)
-		why = "a sanitizer's own memory is on the same bill";
-	if (ASAN || TSAN || !memcg_make(&g, MIB(80), &why)) {
-		print_message("SKIP: forced: %s\n", why);
+	if (ASAN || TSAN) {
+		print_message("SKIP: forced: a sanitizer's own memory is on the same bill\n");
 		skip();
 	}
-	pid = case_start("full_cgroup", &fd, false);
-	assert_int_equal(step_next(pid, fd), '0');
-	assert_true(memcg_join(&g, pid));
-	step_go(pid);
-	n = read(fd, said, sizeof(said) - 1);
-	said[n > 0 ? n : 0] = 0;
-	status = wait_for(pid);
-	close(fd);
-	memcg_remove(&g);
-	if (status)
-		fail_msg("status %#x: %s", status, said);
+	t_case_in_cgroup("full_cgroup", MIB(80));
 }
 
 /* No host mappings to be had for stopping the writers. */

@@ -7,8 +7,8 @@
 #
 # runtests: timeout=600
 set -u
-V=${VACATE:-build/vacate}
-dir=$(mktemp -d) || exit 1
+# shellcheck source=tests/want.sh
+. tests/want.sh || exit 1
 export XDG_RUNTIME_DIR=$dir # so that nobody else's pools are seen first
 pids=
 cleanup() {
@@ -18,21 +18,6 @@ cleanup() {
 	rm -rf "$dir"
 }
 trap cleanup EXIT
-fails=0
-failed() {
-	echo "FAIL $*"
-	fails=$((fails + 1))
-}
-want() { # status, what must be in the output, command...
-	local status=$1 text=$2 r
-	shift 2
-	"$@" >"$dir/out" 2>"$dir/err" </dev/null
-	r=$?
-	if [ $r -ne "$status" ] || ! grep -q -e "$text" "$dir/out" "$dir/err"; then
-		failed "$*: status $r, wanted $status and '$text'"
-		tail -n 20 "$dir/out" "$dir/err"
-	fi
-}
 json() { # status, what must be in it, command...: stdout is one JSON object
 	want "$@"
 	command -v python3 >/dev/null || return

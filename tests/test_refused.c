@@ -220,27 +220,11 @@ static void test_truncated(void **state UNUSED)
 
 static void test_cgroup(void **state UNUSED)
 {
-	const char *why = "a sanitizer's own memory is on the same bill";
-	char text[512];
-	ssize_t n;
-	struct memcg g;
-	int fd, pid, status;
-
-	if (ASAN || TSAN || !memcg_make(&g, MIB(64), &why)) {
-		print_message("SKIP: forced: %s\n", why);
+	if (ASAN || TSAN) {
+		print_message("SKIP: forced: a sanitizer's own memory is on the same bill\n");
 		skip();
 	}
-	pid = case_start("cgroup", &fd, false);
-	assert_int_equal(step_next(pid, fd), '0');
-	assert_true(memcg_join(&g, pid));
-	step_go(pid);
-	n = read(fd, text, sizeof(text) - 1);
-	text[n > 0 ? n : 0] = 0;
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	close(fd);
-	memcg_remove(&g);
-	if (status)
-		fail_msg("status %#x: %s", status, text);
+	t_case_in_cgroup("cgroup", MIB(64));
 }
 
 static void test_deadly(void **state UNUSED)

@@ -32,10 +32,24 @@ same() {
 
 check "100000 schedules" "$V" sim --schedules 100000 --save "$dir"
 # Each of these found a mistake in the code of its day: see docs/SIMULATOR.md.
-for s in 6 35 93 107 2502 102090 104065 105779 111816 122597 201005 1014114 10010532; do
-	check "seed $s" "$V" sim --seed $s --schedules 1 --save "$dir"
-done
-check "seed 1013658, foreign" "$V" sim --seed 1013658 --schedules 1 --workload foreign --save "$dir"
+while read -r s w faults; do
+	check "seed $s, $w" "$V" sim --seed "$s" --schedules 1 --workload "$w" --faults "$faults" --save "$dir"
+done <<-'END'
+	6 foreign off
+	35 mix on
+	93 pin on
+	107 pin on
+	2502 map on
+	102090 pin off
+	104065 map off
+	105779 pin on
+	111816 dio on
+	122597 foreign on
+	201005 mix on
+	1014114 map on
+	10010532 mix off
+	1013658 foreign off
+	END
 for w in mix migrate pin map refault dio foreign; do
 	check "workload $w" "$V" sim --workload $w --seed 500000 --schedules 500 --save "$dir"
 done

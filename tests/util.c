@@ -207,6 +207,31 @@ int t_online(struct vac_pool *pool, int id)
 	return vac_block_online(pool, id, VAC_ZONE_MOVABLE);
 }
 
+void t_round_of_offlines(struct vac_pool *pool, int blocks)
+{
+	for (int id = 0; id < blocks; id++) {
+		struct vac_offline_result res;
+		int r = t_offline(pool, id, 60000, &res);
+
+		if (r < 0) {
+			fprintf(stderr, "block %d: %s\n", id, vac_strerror(r));
+			vac_report_print(res.report, stderr);
+		}
+		MUST(r == 0);
+		MUST(res.report == NULL && res.missing_bytes == 0);
+		MUST(t_online(pool, id) == 0);
+	}
+}
+
+struct vac_offline_opts t_offline_opts(int64_t timeout_ms, uint32_t flags)
+{
+	struct vac_offline_opts o = VAC_INIT(struct vac_offline_opts);
+
+	o.timeout_ms = timeout_ms;
+	o.flags = flags;
+	return o;
+}
+
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
 static uint64_t word(uint64_t seed, size_t i)
@@ -292,6 +317,24 @@ bool can_read(const void *p)
 bool can_write(void *p)
 {
 	return probe(p, true);
+}
+
+void t_file(char *path, size_t max, unsigned pages, bool in)
+{
+	static char buf[4096] __attribute__((aligned(4096)));
+	const char *dir = getenv("VAC_TEST_DIR") ? getenv("VAC_TEST_DIR") : "/var/tmp";
+	int fd;
+
+	snprintf(path, max, "%s/vacate-foreign-XXXXXX", dir);
+	fd = mkstemp(path);
+	assert_true(fd >= 0);
+	for (uint64_t i = 0; i < pages; i++) {
+		if (in)
+			pat_fill(buf, sizeof(buf), i);
+		MUST(write(fd, buf, sizeof(buf)) == sizeof(buf));
+	}
+	MUST(fchmod(fd, 0666) == 0 && fsync(fd) == 0);
+	close(fd);
 }
 
 unsigned maps_total(void)
@@ -478,4 +521,33 @@ void memcg_remove(struct memcg *g)
 {
 	for (int i = 0; i < 100 && rmdir(g->dir) < 0 && errno == EBUSY; i++)
 		sleep_ms(10);
+}
+
+void t_case_in_cgroup(const char *name, uint64_t limit)
+{
+	const char *why = "";
+	char said[512];
+	ssize_t n;
+	struct memcg g;
+	int fd, pid, status, r;
+
+	if (!memcg_make(&g, limit, &why)) {
+		print_message("SKIP: forced: %s\n", why);
+		skip();
+	}
+	pid = case_start(name, &fd, false);
+	assert_true(pid > 0);
+	assert_int_equal(step_next(pid, fd), '0');
+	assert_true(memcg_join(&g, pid));
+	step_go(pid);
+	n = read(fd, said, sizeof(said) - 1); /* what it complains about, if it does */
+	said[n > 0 ? n : 0] = 0;
+	do {
+		r = waitpid(pid, &status, 0);
+	} while (r < 0 && errno == EINTR);
+	assert_int_equal(r, pid);
+	close(fd);
+	memcg_remove(&g);
+	if (status)
+		fail_msg("status %#x: %s", status, said);
 }

@@ -80,6 +80,9 @@ uint64_t t_pin(struct vac_space *space, const void *addr, size_t len, unsigned f
 
 int t_offline(struct vac_pool *pool, int id, int64_t timeout_ms, struct vac_offline_result *res);
 int t_online(struct vac_pool *pool, int id);
+/* Each of blocks [0, n) leaves and comes back, without anything left to report; see MUST(). */
+void t_round_of_offlines(struct vac_pool *pool, int blocks);
+struct vac_offline_opts t_offline_opts(int64_t timeout_ms, uint32_t flags);
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
@@ -87,6 +90,10 @@ int t_online(struct vac_pool *pool, int id);
 void pat_fill(void *p, size_t bytes, uint64_t seed);
 long pat_bad(const void *p, size_t bytes, uint64_t seed);
 long zero_bad(const void *p, size_t bytes);
+
+/* A new file of so many pages, on a disk (VAC_TEST_DIR, or /var/tmp), that anybody may write; `in`: page i
+ * is pat_fill()ed with seed i. path takes its name; the caller unlinks it. */
+void t_file(char *path, size_t max, unsigned pages, bool in);
 
 /* Does the memory let this thread read, or write (what is there already)? A refusal is a SIGSEGV that
  * the engine disowns: it goes to the handler that catch_faults() has installed before the first pool
@@ -145,5 +152,8 @@ bool memcg_make(struct memcg *g, uint64_t limit, const char **why);
 bool memcg_join(const struct memcg *g, int pid);
 int64_t memcg_usage(const struct memcg *g);
 void memcg_remove(struct memcg *g);
+/* Run a case that says step_done('0') when it is to be put into a cgroup of its own, where it must end well.
+ * Skips where there is none to be had. */
+void t_case_in_cgroup(const char *name, uint64_t limit);
 
 #endif /* VAC_TESTS_UTIL_H */

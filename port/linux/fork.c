@@ -111,6 +111,10 @@ static void prepare(void)
 	}
 	while ((w = atomic_load_explicit(&word, memory_order_acquire)) != ALONE)
 		vac__port_wait(&word, w, 0);
+	/* An earlier touch of this thread, which the fork has cut short in a signal handler, is not taken
+	 * for one that it makes from now on: vac__fork_by(). */
+	if (hold)
+		vac__uffd_fence();
 	atomic_store_explicit(&owner, tid(), memory_order_relaxed);
 	is_held = hold;
 	if (hold) {

@@ -28,7 +28,8 @@
  *    the range is unmapped from the page table first (readers take one ordinary fault a page), kept
  *    from being mapped huge again, marked, and looked at.
  *
- * Lock order: none; the queue's lock is held for a few instructions.
+ * Lock order: none; the queue's lock is held for a few instructions, that of the list of all guards while
+ * a fork() waits for the readers, who do not take it.
  */
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -65,8 +66,8 @@ struct vac__uffdio_poison {
 
 /* One fault a thread can be waiting for, and there are no more threads than this (PID_MAX_LIMIT). */
 #define QUEUE (UINT32_C(1) << 22)
-#define HANDLERS_MIN 4
-#define HANDLERS_MAX 16
+#define HANDLERS_MIN 5
+#define HANDLERS_MAX 17
 /* The engine's fault path needs 16 KiB. The rest, of which nothing is touched, is for the thread-local
  * storage of the program and its libraries, which libc places there: under TSan almost a megabyte. */
 #define STACK_BYTES ((size_t)2 << 20)
@@ -80,22 +81,31 @@ _Atomic unsigned vac__uffd_test_deaf;
 struct fault {
 	uintptr_t addr;
 	uint32_t tid, access;
+	bool in_fork; /* the thread was between the handlers of its fork() when it touched the page */
 };
 
 struct vac__uffd {
-	int fd, pagemap, end; /* end: an eventfd that ends the reader */
+	struct vac__uffd *next; /* of `all` */
+	_Atomic uint32_t turn;  /* of the reader: odd while it has events in hand */
+	int fd, pagemap, end;   /* end: an eventfd that ends the reader */
 	pthread_t reader, handler[HANDLERS_MAX];
 	unsigned handlers;
 	bool reading;
 	char *stacks; /* of the reader and so many handlers */
 	unsigned nr_stacks;
-	_Atomic uint32_t work; /* moves on when something was queued, or at the end */
-	_Atomic uint32_t open; /* faults queued or being served */
+	_Atomic uint32_t
+		work[2]; /* moves on when something was queued, urgent or not, or at the end */
+	_Atomic uint32_t open;    /* faults queued or being served */
+	_Atomic uint32_t started; /* handlers; the first is kept for `urgent` */
 	_Atomic bool stop;
 
 	struct vac__flock lock; /* guards all below */
 	struct fault *queue;
 	uint32_t head, tail;
+	/* Of the one thread that forks: it holds what all other faults may be waiting for, so one
+	 * handler is kept for it. */
+	struct fault urgent;
+	bool is_urgent;
 	/* The latest fault that was not allowed, and how often it has come again. */
 	uint32_t refused_tid, refused_times;
 	uintptr_t refused_page;
@@ -106,6 +116,10 @@ struct vac__uffd {
 		uint64_t until_ns;
 	} refused[REFUSED_MAX];
 };
+
+static struct vac__flock all_lock; /* guards the list; held while a fork() waits for the readers */
+static struct vac__uffd *all;
+static _Atomic uint32_t fences;
 
 static int uffd_ioctl(const struct vac__uffd *u, unsigned long what, void *arg)
 {
@@ -127,36 +141,42 @@ static void *page_of(uintptr_t addr)
 
 /* ---- The queue ------------------------------------------------------------------------------- */
 
-static bool push(struct vac__uffd *u, uintptr_t addr, uint32_t tid, unsigned access)
+static bool push(struct vac__uffd *u, struct fault fault)
 {
 	bool room;
 
 	vac__flock_lock(&u->lock);
-	room = u->head - u->tail < QUEUE;
+	room = fault.in_fork ? !u->is_urgent : u->head - u->tail < QUEUE;
 	if (room) {
-		u->queue[u->head++ % QUEUE] = (struct fault){addr, tid, access};
+		if (fault.in_fork)
+			u->urgent = fault;
+		else
+			u->queue[u->head++ % QUEUE] = fault;
+		u->is_urgent |= fault.in_fork;
 		atomic_fetch_add_explicit(&u->open, 1, memory_order_relaxed);
 	}
 	vac__flock_unlock(&u->lock);
 	return room;
 }
 
-static bool pop(struct vac__uffd *u, struct fault *fault)
+/* The handler that is kept takes what is urgent, all others the rest. */
+static bool pop(struct vac__uffd *u, struct fault *fault, bool kept)
 {
 	bool any;
 
 	vac__flock_lock(&u->lock);
-	any = u->head != u->tail;
+	any = kept ? u->is_urgent : u->head != u->tail;
 	if (any)
-		*fault = u->queue[u->tail++ % QUEUE];
+		*fault = kept ? u->urgent : u->queue[u->tail++ % QUEUE];
+	u->is_urgent &= !kept;
 	vac__flock_unlock(&u->lock);
 	return any;
 }
 
-static void announce(struct vac__uffd *u, int n)
+static void announce(struct vac__uffd *u, bool urgent, int n)
 {
-	atomic_fetch_add_explicit(&u->work, 1, memory_order_release);
-	vac__port_wake(&u->work, n);
+	atomic_fetch_add_explicit(&u->work[urgent], 1, memory_order_release);
+	vac__port_wake(&u->work[urgent], n);
 }
 
 /* ---- The reader ------------------------------------------------------------------------------ */
@@ -180,17 +200,19 @@ static void take(struct vac__uffd *u, const struct uffd_msg *m)
 	uintptr_t addr = (uintptr_t)m->arg.pagefault.address;
 	uint64_t flags = m->arg.pagefault.flags;
 	uint32_t tid = m->arg.pagefault.feat.ptid;
+	bool in_fork = vac__fork_by(tid);
+	struct fault f = {.addr = addr, .tid = tid, .in_fork = in_fork};
 
 	if (m->event != UFFD_EVENT_PAGEFAULT)
 		return; /* others only had to be read */
 	/* A thread that forks, and writes to what it has stopped writers of, waits for itself: the engine
 	 * must let it pass. */
-	if (flags & UFFD_PAGEFAULT_FLAG_WP && !vac__fork_by(tid) && tell(addr))
+	if (flags & UFFD_PAGEFAULT_FLAG_WP && !in_fork && tell(addr))
 		return;
-	if (push(u, addr, tid,
-		 flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP) ? VAC__WRITE
-									      : VAC__READ))
-		announce(u, 1);
+	f.access = flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP) ? VAC__WRITE
+										: VAC__READ;
+	if (push(u, f))
+		announce(u, in_fork, 1);
 	else
 		vac__uffd_wake(u, page_of(addr), VAC_PAGE_BYTES); /* it comes again */
 }
@@ -205,15 +227,36 @@ static void *read_events(void *arg)
 		struct pollfd p[2] = {{.fd = u->fd, .events = POLLIN},
 				      {.fd = u->end, .events = POLLIN}};
 
+		atomic_fetch_add(&u->turn, 1);
 		n = vac__sys_read(u->fd, m, sizeof(m));
-		if (n < 0) {
-			poll(p, 2, -1);
-			continue;
-		}
 		for (long i = 0; i < n / (long)sizeof(m[0]); i++)
 			take(u, &m[i]);
+		atomic_fetch_add(&u->turn, 1);
+		if (atomic_load(&fences))
+			vac__port_wake(&u->turn, INT_MAX);
+		if (n < 0)
+			poll(p, 2, -1);
 	}
 	return NULL;
+}
+
+/*
+ * What the readers have in hand is queued when this answers: of a thread that has been taken out of its
+ * fault by a signal there is nothing left that could come later, as the kernel forgets the event. Both
+ * sides are sequentially consistent: either we see the turn end, or the reader sees us.
+ */
+void vac__uffd_fence(void)
+{
+	atomic_fetch_add(&fences, 1);
+	vac__flock_lock(&all_lock);
+	for (struct vac__uffd *u = all; u; u = u->next) {
+		uint32_t turn = atomic_load(&u->turn);
+
+		while (turn & 1 && atomic_load(&u->turn) == turn)
+			vac__port_wait(&u->turn, turn, 0);
+	}
+	vac__flock_unlock(&all_lock);
+	atomic_fetch_sub(&fences, 1);
 }
 
 /* ---- The handlers ---------------------------------------------------------------------------- */
@@ -295,13 +338,13 @@ static void serve(struct vac__uffd *u, const struct fault *fault)
 	int r = -EFAULT;
 
 	if (range) {
-		vac__thread_acts_for(fault->tid);
+		vac__thread_acts_for(fault->tid, fault->in_fork);
 		r = range->fn(range->arg, fault->addr, fault->access);
 		if (r == -EFAULT && fault->access == VAC__WRITE)
 			r = range->fn(range->arg, fault->addr, VAC__READ);
 		if (r == -ENOMEM || (r < 0 && insists(u, fault)))
 			refuse(u, (uintptr_t)page_of(fault->addr));
-		vac__thread_acts_for(0);
+		vac__thread_acts_for(0, false);
 		vac__range_put(range);
 	}
 	vac__uffd_wake(u, page_of(fault->addr), VAC_PAGE_BYTES);
@@ -310,12 +353,13 @@ static void serve(struct vac__uffd *u, const struct fault *fault)
 static void *handle(void *arg)
 {
 	struct vac__uffd *u = arg;
+	bool kept = atomic_fetch_add_explicit(&u->started, 1, memory_order_relaxed) == 0;
 	struct fault fault;
 
 	for (;;) {
-		uint32_t seen = atomic_load_explicit(&u->work, memory_order_acquire);
+		uint32_t seen = atomic_load_explicit(&u->work[kept], memory_order_acquire);
 
-		if (pop(u, &fault)) {
+		if (pop(u, &fault, kept)) {
 			serve(u, &fault);
 			if (atomic_fetch_sub_explicit(&u->open, 1, memory_order_release) == 1)
 				vac__port_wake(&u->open, INT_MAX);
@@ -323,7 +367,7 @@ static void *handle(void *arg)
 		}
 		if (atomic_load_explicit(&u->stop, memory_order_acquire))
 			break;
-		vac__port_wait(&u->work, seen, reopen(u));
+		vac__port_wait(&u->work[kept], seen, kept ? 0 : reopen(u));
 	}
 	return NULL;
 }
@@ -517,7 +561,7 @@ static unsigned wanted_handlers(void)
 {
 	long n = sysconf(_SC_NPROCESSORS_ONLN);
 
-	return n < HANDLERS_MIN ? HANDLERS_MIN : n > HANDLERS_MAX ? HANDLERS_MAX : (unsigned)n;
+	return n < HANDLERS_MIN ? HANDLERS_MIN : n >= HANDLERS_MAX ? HANDLERS_MAX : (unsigned)n + 1;
 }
 
 /* Stacks of our own: libc's would be as large as those of the program's threads, and cached for ever. The
@@ -552,7 +596,7 @@ static int start_threads(struct vac__uffd *u)
 			u->handlers++;
 	}
 	vac__port_leave(&saved);
-	return u->handlers ? 0 : r; /* one will do */
+	return u->handlers > 1 ? 0 : r; /* one for all, and the one that is kept, will do */
 }
 
 #define UFFD_BYTES ((sizeof(struct vac__uffd) + VAC_PAGE_BYTES - 1) & ~(VAC_PAGE_BYTES - 1))
@@ -594,6 +638,10 @@ int vac__uffd_open(struct vac__uffd **out)
 		vac__uffd_close(u);
 		return r;
 	}
+	vac__flock_lock(&all_lock);
+	u->next = all;
+	all = u;
+	vac__flock_unlock(&all_lock);
 	*out = u;
 	return 0;
 }
@@ -603,8 +651,17 @@ void vac__uffd_close(struct vac__uffd *u)
 {
 	uint64_t one = 1;
 
+	vac__flock_lock(&all_lock);
+	for (struct vac__uffd **p = &all; *p; p = &(*p)->next) {
+		if (*p == u) {
+			*p = u->next;
+			break;
+		}
+	}
+	vac__flock_unlock(&all_lock);
 	atomic_store_explicit(&u->stop, true, memory_order_release);
-	announce(u, INT_MAX);
+	announce(u, false, INT_MAX);
+	announce(u, true, INT_MAX);
 	for (unsigned i = 0; i < u->handlers; i++)
 		pthread_join(u->handler[i], NULL);
 	if (u->reading) {

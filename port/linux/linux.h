@@ -139,7 +139,7 @@ VAC__HIDDEN void vac__fork_init(void);
 VAC__HIDDEN bool vac__fork_by(uint32_t tid);
 /* The caller serves a fault of that thread: to the engine, and to the fork lock, it is that thread. 0: no
  * more. */
-VAC__HIDDEN void vac__thread_acts_for(uint32_t tid);
+VAC__HIDDEN void vac__thread_acts_for(uint32_t tid, bool in_fork);
 VAC__HIDDEN uint32_t vac__thread_acting(void);
 VAC__HIDDEN void vac__thread_forked(void); /* thread.c: forget what is cached about the thread */
 
@@ -222,6 +222,7 @@ VAC__HIDDEN int vac__uffd_protect(struct vac__uffd *uffd, void *addr, size_t byt
 VAC__HIDDEN int vac__uffd_allow(struct vac__uffd *uffd, void *addr, size_t bytes);
 VAC__HIDDEN int vac__uffd_watch(struct vac__uffd *uffd, void *addr, size_t bytes);
 /* Wait until every fault read so far has been served. */
+VAC__HIDDEN void vac__uffd_fence(void);
 VAC__HIDDEN void vac__uffd_quiet(struct vac__uffd *uffd);
 /* Test switches: no zap before the protection, no look after it (loses writes, see guard_uffd.c); and every
  * n-th protection has no effect although the host says that it had, as happens with 2 MiB mappings. */

@@ -51,10 +51,17 @@ uint64_t vac__port_now_coarse(void)
  * fork.c keeps in memory wiped by the kernel makes the cache void.
  */
 static _Thread_local uint32_t acting;
+static _Thread_local bool acting_in_fork;
 
-void vac__thread_acts_for(uint32_t tid)
+void vac__thread_acts_for(uint32_t tid, bool in_fork)
 {
 	acting = tid;
+	acting_in_fork = in_fork;
+}
+
+bool vac__port_in_fork(void)
+{
+	return acting ? acting_in_fork : vac__fork_by((uint32_t)syscall(SYS_gettid));
 }
 
 uint32_t vac__thread_acting(void)
