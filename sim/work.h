@@ -75,6 +75,7 @@ struct work_world {
 	struct writer writer[WRITERS_MAX];
 	uint64_t added; /* to the shared counter */
 	uint32_t steps_left;
+	uint32_t spare;  /* pageblocks of memory more than what is mapped needs */
 	bool calm, stop; /* second phase; queues and stormers end */
 	struct sim_faults faults;
 };
@@ -133,6 +134,7 @@ void work_must(bool ok, enum sim_end end, const char *what, int r);
 void work_load(struct writer *t, uint32_t p, uint32_t i);
 void work_store(struct writer *t, uint32_t p, uint32_t i);
 void work_add_shared(void);
+int work_dma_get(uint64_t addr, bool write, struct sim_dma *d);
 bool work_pinnable(struct writer *t, uint32_t first, uint32_t n, bool write);
 void work_dropped(struct writer *t, uint32_t first, uint32_t n);
 void work_writer(void *arg);

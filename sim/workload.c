@@ -217,7 +217,7 @@ static void open_pool(void)
 	work_must(r == 0, SIM_CONTENT, "a space's creation", r);
 	world.base = (uintptr_t)vac_space_base(world.space);
 	/* All that is mapped, in pageblocks, and between one and three blocks more. */
-	need = so.bytes / VAC_PAGEBLOCK_BYTES + 2;
+	need = so.bytes / VAC_PAGEBLOCK_BYTES + 2 + world.spare;
 	if (world.faults.blind) /* and what blocks that could not leave have left behind */
 		need += pbs * 3;
 	for (world.nr_blocks = 0; world.nr_blocks < (int)VAC__MAX_BLOCKS; world.nr_blocks++) {

@@ -16,6 +16,7 @@
  *  - E_EXCL comes and goes under the folio lock here, goes under the family's lock held for write in
  *    snapshot.c, and new entries for a folio appear only there. With the folio lock and the space's
  *    lock for read, "map count 1, and it is ours" therefore stays true;
+ *  - a copy is locked until all who share it show it: before, its map count says too little;
  *  - nobody writes the frame that is kept before every other entry, and the host, show the copy.
  *
  * Locks: the space's for read and the folios' of the window throughout, the first of which the caller
@@ -113,8 +114,10 @@ static void collect(struct cow *c)
 
 static void let_go(struct cow *c, uint32_t i)
 {
-	if (c->dst[i] != VAC__NO_PFN)
+	if (c->dst[i] != VAC__NO_PFN) {
+		vac__folio_unlock(c->pool, c->dst[i]);
 		vac__folio_put(c->pool, c->dst[i], VAC__W_REF);
+	}
 	if (c->src[i] != VAC__NO_PFN) {
 		vac__folio_unlock(c->pool, c->src[i]);
 		vac__folio_put(c->pool, c->src[i], VAC__W_REF);
@@ -122,12 +125,11 @@ static void let_go(struct cow *c, uint32_t i)
 	c->src[i] = c->dst[i] = VAC__NO_PFN;
 }
 
+/* One entry, ours. A pin may be counted for a moment, by who had seen the entry while it was exclusive;
+ * it looks again, and finds it changed. */
 static bool alone(struct cow *c, uint32_t i)
 {
-	uint64_t w = vac__ld(&vac__frame(c->pool, c->src[i])->word);
-
-	VAC__DEBUG_ASSERT(vac__w_pins(w) == 0);
-	return vac__w_map(w) == 1;
+	return vac__w_map(vac__ld(&vac__frame(c->pool, c->src[i])->word)) == 1;
 }
 
 /*
@@ -159,6 +161,11 @@ static int allocate(struct cow *c)
 			continue;
 		r = c->step > 1 ? vac__huge_alloc(c->pool, false, &c->dst[i])
 				: vac__base_alloc(c->pool, t, c->lo + i, &c->dst[i]);
+		/* A migration may have picked it in the moment since it was allocated. */
+		if (r == 0 && !vac__folio_trylock(c->pool, c->dst[i])) {
+			vac__folio_put(c->pool, c->dst[i], VAC__W_REF);
+			r = -EAGAIN;
+		}
 		if (r == 0)
 			continue;
 		c->dst[i] = VAC__NO_PFN;
@@ -283,8 +290,8 @@ static int take(struct cow *c)
 		if (r < 0)
 			break;
 		vac__w_map_get(&vac__frame(pool, c->dst[i])->word);
-		vac__xchg(p, vac__e_make(c->dst[i], VAC__E_PRESENT | VAC__E_EXCL |
-							    (e & VAC__E_RIGHTS)));
+		vac__xchg(p, vac__e_make(c->dst[i],
+					 VAC__E_PRESENT | VAC__E_EXCL | (e & VAC__E_RIGHTS)));
 		vac__folio_put(pool, c->src[i], VAC__W_MAP);
 	}
 	vac__segments_settle(c->s, vpb, 0);
@@ -322,8 +329,10 @@ static int unshare_huge(struct cow *c, bool whole)
 	if (whole || alone(c, 0))
 		return finish(c);
 	r = vac__split(c->pool, c->pfn);
-	if (r == -EBUSY)
-		return finish(c);
+	if (r == -EBUSY) {
+		r = finish(c);
+		return r == -ENOMEM ? -EBUSY : r;
+	}
 	let_go(c, 0);
 	return r == -ENOENT || r == 0 ? -EAGAIN : r;
 }
@@ -331,7 +340,8 @@ static int unshare_huge(struct cow *c, bool whole)
 /*
  * Make `page` of a space, of which the caller holds the lock for read, exclusive. It is shown by the folio
  * pfn, whose lock and one reference the caller hands over. 0: done, and the host shows it as the entry
- * allows; -EAGAIN: look again; -ENOMEM: nothing has changed.
+ * allows; -EAGAIN: look again; -EBUSY: look again when others have made progress; -ENOMEM: nothing has
+ * changed.
  */
 int vac__unshare(struct vac_space *s, const struct vac__vma *v, uint32_t page, uint32_t pfn)
 {

@@ -206,6 +206,17 @@ static int fill(struct vac_space *s, const struct vac__vma *v, uint32_t page)
 	return r;
 }
 
+/* Somebody has picked the folio for a moment. Nothing is held; who lets go says so, as a rule. */
+static void wait_progress(struct vac_pool *pool)
+{
+	uint32_t seen;
+
+	vac__add(&pool->offliners, 1);
+	seen = vac__event_read(&pool->progress);
+	vac__event_wait(&pool->progress, seen, vac__port_now() + 1000000);
+	vac__sub(&pool->offliners, 1);
+}
+
 /*
  * Make a page present with the access wanted. Signals are blocked, no lock is held. May sleep for
  * a migration. 0, -EFAULT, -ENOMEM.
@@ -233,7 +244,9 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		else if (l == LOOK_SHARED)
 			r = vac__unshare(s, v, page, pfn);
 		vac__rdunlock(&s->lock, VAC__RANK_SPACE);
-		if (l == LOOK_AGAIN || (l == LOOK_SHARED && r == -EAGAIN))
+		if (l == LOOK_SHARED && r == -EBUSY)
+			wait_progress(s->pool);
+		if (l == LOOK_AGAIN || (l == LOOK_SHARED && (r == -EAGAIN || r == -EBUSY)))
 			continue;
 		/* What was dropped under a foreign holder, which may have been the kernel's own for a
 		 * moment, is memory too once it has let go. */

@@ -6,7 +6,7 @@
  * to 512 base ones. For each group:
  *
  *	1. lock every folio (by trylock; one alone may be waited for)
- *	2. allocate the destinations, beside one another where their reservation allows
+ *	2. allocate the destinations, beside one another where their reservation allows, and lock them
  *	3. in every space of the family: exchange present entries for migration entries, then make
  *	   the host's pages read-only and split its mappings at the ends. Readers go on, writers
  *	   fault and wait. This is the last step that the host can refuse.
@@ -17,7 +17,7 @@
  *	6. publish: in every space, replace the host's run by the new frames in one call, then the
  *	   migration entries that are still there by present ones. An entry that was unmapped
  *	   meanwhile is gone, and stays so.
- *	7. unlock the source, which wakes the waiters, and free it or keep it
+ *	7. unlock both; that of the source wakes the waiters, and free it or keep it
  *
  * A unit is a run of a group that follows itself without a gap at its addresses and in its
  * destination: what the host replaces in one piece. Before the commit a failure undoes its unit:
@@ -148,14 +148,15 @@ static void to_entry(struct group *g, struct vac_space *s, struct vac__mig_item 
 	VAC__SYNC("entry_set", it->src);
 }
 
-/* And back. The host still shows the source; `stay` gives it the rights of before. */
-static void from_entry(struct group *g, struct vac_space *s, struct vac__mig_item *it)
+/* And back. The host still shows the source, and lets it be written or not. */
+static void from_entry(struct group *g, struct vac_space *s, struct vac__mig_item *it,
+		       bool writable)
 {
 	vac__entry *slot = slot_of(s, it);
 	uint64_t e = vac__ld_rlx(slot);
 
 	e = (e & ~(uint64_t)VAC__E_TYPE) | VAC__E_PRESENT;
-	if ((e & VAC__E_HMAP) && (vac__host_prot(e) & VAC__WRITE))
+	if ((e & VAC__E_HMAP) && writable)
 		e |= VAC__E_HWRITE;
 	vac__w_map_get(&vac__frame(g->pool, it->src)->word);
 	vac__xchg(slot, e);
@@ -188,7 +189,7 @@ static void install_space(struct group *g, struct vac_space *s)
 						run_bytes(it, n), vac__host_prot(bits));
 		}
 		for (unsigned i = 0; r < 0 && i < n; i++) {
-			from_entry(g, s, it + i);
+			from_entry(g, s, it + i, bits & VAC__E_HWRITE);
 			it[i].state = FAILED;
 			it[i].err = -ENOBUFS;
 		}
@@ -230,7 +231,7 @@ static void undo_space(struct group *g, struct vac_space *s)
 		if (bits & VAC__E_HMAP)
 			stay_run(g, s, it, n, vac__host_prot(bits));
 		for (unsigned i = 0; i < n; i++)
-			from_entry(g, s, it + i);
+			from_entry(g, s, it + i, vac__host_prot(bits) & VAC__WRITE);
 	}
 }
 
@@ -364,6 +365,13 @@ static void alloc_group(struct group *g)
 			r = vac__huge_alloc(pool, false, &it->dst);
 		else
 			r = vac__base_alloc(pool, s, it->index, &it->dst);
+		/* Until it is published in every space its map count says too little: who wants to
+		 * know whether it is shared waits for the lock. Another migration may have picked it
+		 * in the moment since it was allocated. */
+		if (r == 0 && !vac__folio_trylock(pool, it->dst)) {
+			vac__folio_put(pool, it->dst, VAC__W_REF);
+			r = -EAGAIN;
+		}
 		if (r == 0)
 			continue;
 		vac__folio_unlock(pool, it->src);
@@ -482,6 +490,8 @@ static void finish_group(struct group *g, struct vac__mig_stats *st)
 		struct vac__mig_item *it = &g->item[k];
 		uint64_t bytes = (uint64_t)pages_of(it) << VAC__PAGE_SHIFT;
 
+		if (it->dst != VAC__NO_PFN)
+			vac__folio_unlock(pool, it->dst);
 		if (it->state == FAILED && it->dst != VAC__NO_PFN) {
 			vac__folio_put(pool, it->dst, VAC__W_REF);
 			vac__folio_unlock(pool, it->src);
@@ -576,15 +586,14 @@ int vac__folio_edit(struct vac_pool *pool, uint32_t pfn, uint32_t family, uint32
  */
 static bool together(const struct vac__mig_item *a, const struct vac__mig_item *b)
 {
-	return a->family == b->family &&
-	       a->index >> VAC__PB_ORDER == b->index >> VAC__PB_ORDER &&
+	return a->family == b->family && a->index >> VAC__PB_ORDER == b->index >> VAC__PB_ORDER &&
 	       a->src >> VAC__PB_ORDER == b->src >> VAC__PB_ORDER;
 }
 
 static bool before(const struct vac__mig_item *a, const struct vac__mig_item *b)
 {
-	if (together(a, b) || (a->family == b->family &&
-			       a->index >> VAC__PB_ORDER != b->index >> VAC__PB_ORDER))
+	if (together(a, b) ||
+	    (a->family == b->family && a->index >> VAC__PB_ORDER != b->index >> VAC__PB_ORDER))
 		return a->index < b->index;
 	return a->family != b->family ? a->family < b->family : a->src < b->src;
 }

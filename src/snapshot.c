@@ -23,6 +23,7 @@
 struct clone {
 	struct vac_pool *pool;
 	struct vac_space *from, *to;
+	bool pinned; /* something was */
 };
 
 /* ---- Writers stop ----------------------------------------------------------------------------- */
@@ -97,7 +98,8 @@ static int stop_writers(struct clone *c)
 /* ---- The page table --------------------------------------------------------------------------- */
 
 /* A pinned folio's bytes in a folio of the snapshot's own. */
-static int copy_now(struct clone *c, uint32_t pfn, uint32_t page, bool huge, vac__entry *to, uint64_t e)
+static int copy_now(struct clone *c, uint32_t pfn, uint32_t page, bool huge, vac__entry *to,
+		    uint64_t e)
 {
 	size_t bytes = huge ? VAC_PAGEBLOCK_BYTES : VAC_PAGE_BYTES;
 	struct vac__frame *f;
@@ -129,6 +131,7 @@ static int clone_entry(struct clone *c, vac__entry *from, vac__entry *to, uint32
 	VAC__SYNC("snapshot_shared", vac__e_pfn(e));
 	if (vac__w_pins(vac__ld(&f->word))) {
 		vac__xchg(from, e & ~(uint64_t)VAC__E_HWRITE);
+		c->pinned = true;
 		return copy_now(c, vac__e_pfn(e), page, huge, to, e);
 	}
 	/* A migration entry counts nothing; it is counted when it is published. */
@@ -137,6 +140,26 @@ static int clone_entry(struct clone *c, vac__entry *from, vac__entry *to, uint32
 		return -EOVERFLOW;
 	}
 	vac__st(to, hidden);
+	return 0;
+}
+
+/* What is pinned is shown for writing again at once: a system call that works on it need not meet a
+ * fault, which is an error to it under one guard. All else is shared by now. Best effort. */
+static int show_pinned(struct clone *c, uint32_t vpb)
+{
+	struct vac_space *s = c->from;
+	uint64_t e = vac__ld_rlx(vac__pmd(s, vpb));
+	bool table = (e & VAC__E_TYPE) == VAC__E_TABLE;
+
+	for (uint32_t i = 0; i < (table ? VAC__PB_PAGES : 1); i++) {
+		uint32_t page = vpb * VAC__PB_PAGES + i;
+
+		if (table)
+			e = vac__ld_rlx(vac__pte(s, page));
+		if (vac__e_present(e) && (e & VAC__E_HMAP) && !(e & VAC__E_HWRITE) &&
+		    (vac__host_prot(e) & VAC__WRITE))
+			vac__host_refresh(s, page);
+	}
 	return 0;
 }
 
@@ -157,7 +180,7 @@ static int clone_vpb(struct clone *c, uint32_t vpb)
 	return r;
 }
 
-static int clone_table(struct clone *c)
+static int each_vpb(struct clone *c, int (*fn)(struct clone *c, uint32_t vpb))
 {
 	uint32_t done = 0;
 	int r = 0;
@@ -167,7 +190,7 @@ static int clone_table(struct clone *c)
 		uint32_t vpb = v->start >> VAC__PB_ORDER;
 
 		for (vpb = vpb < done ? done : vpb; r == 0 && vpb * VAC__PB_PAGES < v->end; vpb++) {
-			r = clone_vpb(c, vpb);
+			r = fn(c, vpb);
 			done = vpb + 1;
 		}
 	}
@@ -192,7 +215,9 @@ static int clone(struct clone *c)
 	}
 	if (r == 0) {
 		VAC__SYNC("snapshot_instant", c->to->id);
-		r = clone_table(c);
+		r = each_vpb(c, clone_vpb);
+		if (c->pinned)
+			each_vpb(c, show_pinned);
 	}
 	vac__wrunlock(fam, VAC__RANK_RMAP);
 	vac__wrunlock(&c->to->lock, VAC__RANK_MANY);

@@ -220,8 +220,8 @@ int vac__space_create(struct vac_pool *pool, uint64_t bytes, const char *name,
 	if (!s)
 		return -ENOMEM;
 	vac__lock(&pool->spaces_lock, VAC__RANK_SPACE);
-	for (id = 0; id < VAC__MAX_SPACES && (vac__ld_rlx(&pool->spaces[id]) ||
-					      (!kin && vac__rmap_first(pool, id)));
+	for (id = 0; id < VAC__MAX_SPACES &&
+		     (vac__ld_rlx(&pool->spaces[id]) || (!kin && vac__rmap_first(pool, id)));
 	     id++)
 		;
 	if (id == VAC__MAX_SPACES) {

@@ -56,6 +56,8 @@ int vac__split(struct vac_pool *pool, uint32_t pfn)
 		if (!vac__e_present(e) || vac__e_pfn(e) != pfn)
 			continue;
 		vac__ptl_lock(s, vpb);
+		/* Once more: a fault may have shown it meanwhile, which takes the ptl only. */
+		e = vac__ld_rlx(vac__pmd(s, vpb));
 		for (uint32_t i = 0; i < VAC__PB_PAGES; i++)
 			vac__st_rlx(vac__pte(s, index + i), e + ((uint64_t)i << VAC__E_PFN_SHIFT));
 		vac__st(vac__pmd(s, vpb), VAC__E_TABLE);

@@ -124,7 +124,8 @@ static void test_who_copies(void **state UNUSED)
 	a = t_stats(pool);
 	assert_true(a.cow_copies >= 1 && a.cow_copies <= 16);
 	for (unsigned i = 0; i < COUNT(t); i++) /* one copy for all of them */
-		assert_int_equal(t_page(t[i], in(s, p, t[i])).pfn, t_page(t[0], in(s, p, t[0])).pfn);
+		assert_int_equal(t_page(t[i], in(s, p, t[i])).pfn,
+				 t_page(t[0], in(s, p, t[0])).pfn);
 	p[8] ^= 1;
 	b = t_stats(pool);
 	assert_int_equal(a.cow_copies, b.cow_copies);
@@ -381,7 +382,8 @@ static void test_tearing(void **state UNUSED)
 		for (unsigned k = 0; k < TEAR_WORDS; k++)
 			atomic_store(t.word[k], 0);
 		if (pinned & 1)
-			pin = t_pin(t.s, p + MIB(2), 4096, VAC_PIN_WRITE | VAC_PIN_LONGTERM, "ring");
+			pin = t_pin(t.s, p + MIB(2), 4096, VAC_PIN_WRITE | VAC_PIN_LONGTERM,
+				    "ring");
 		team_start(&team, 1, tear_writer, &t);
 		team_rounds(&team, 10);
 		while (n--) {
@@ -389,8 +391,8 @@ static void test_tearing(void **state UNUSED)
 			uint64_t v[TEAR_WORDS];
 
 			for (unsigned k = 0; k < TEAR_WORDS; k++)
-				v[k] = atomic_load((_Atomic uint64_t *)(void *)in(
-					t.s, (void *)t.word[k], u));
+				v[k] = atomic_load(
+					(_Atomic uint64_t *)(void *)in(t.s, (void *)t.word[k], u));
 			for (unsigned k = 1; k < TEAR_WORDS; k++)
 				assert_true(v[k] <= v[k - 1] && v[k] + 1 >= v[0]);
 			assert_ok(vac_space_destroy(u));
@@ -482,7 +484,8 @@ static void storm_pinner(struct member *m)
 		unsigned i = (unsigned)(rnd(&m->rnd) % RECORDS);
 		uint64_t pin;
 
-		if (vac_pin(st->s, record(st->p, i), VAC_PAGE_BYTES * 2 - (i == RECORDS - 1 ? 4096 : 0),
+		if (vac_pin(st->s, record(st->p, i),
+			    VAC_PAGE_BYTES * 2 - (i == RECORDS - 1 ? 4096 : 0),
 			    rnd(&m->rnd) % 2 ? VAC_PIN_WRITE : 0, "storm", &pin) == 0) {
 			sched_yield();
 			MUST(vac_unpin(st->pool, pin) == 0);
@@ -603,20 +606,13 @@ static void test_no_memory(void **state UNUSED)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_two_sides),
-		cmocka_unit_test(test_mappings),
-		cmocka_unit_test(test_who_copies),
-		cmocka_unit_test(test_bad_arguments),
-		cmocka_unit_test(test_cow_rows_1_2),
-		cmocka_unit_test(test_cow_rows_3_6),
-		cmocka_unit_test(test_cow_rows_7_14),
-		cmocka_unit_test(test_written_before_unpin),
-		cmocka_unit_test(test_tearing),
-		cmocka_unit_test(test_tree),
-		cmocka_unit_test(test_no_memory),
-		cmocka_unit_test(test_storm_huge),
-		cmocka_unit_test(test_storm_offline),
-		cmocka_unit_test(test_storm_base),
+		cmocka_unit_test(test_two_sides),     cmocka_unit_test(test_mappings),
+		cmocka_unit_test(test_who_copies),    cmocka_unit_test(test_bad_arguments),
+		cmocka_unit_test(test_cow_rows_1_2),  cmocka_unit_test(test_cow_rows_3_6),
+		cmocka_unit_test(test_cow_rows_7_14), cmocka_unit_test(test_written_before_unpin),
+		cmocka_unit_test(test_tearing),       cmocka_unit_test(test_tree),
+		cmocka_unit_test(test_no_memory),     cmocka_unit_test(test_storm_huge),
+		cmocka_unit_test(test_storm_offline), cmocka_unit_test(test_storm_base),
 	};
 
 	t_filter(argc, argv);

@@ -224,9 +224,8 @@ int vac__view_map(void *arg, void *addr, size_t bytes, struct vac__backing *b, s
 	struct vac__mem_ctx *ctx = arg;
 	uintptr_t lo = (uintptr_t)addr;
 	bool left = vac__edge_colour(lo) != 0;
-	int r = prot & VAC__WATCH
-			? map_watched(ctx, addr, bytes, b->fd, off, left)
-			: vac__map_shared(addr, bytes, host_prot(prot), b->fd, off, left);
+	int r = prot & VAC__WATCH ? map_watched(ctx, addr, bytes, b->fd, off, left)
+				  : vac__map_shared(addr, bytes, host_prot(prot), b->fd, off, left);
 
 	if (r < 0)
 		return r;

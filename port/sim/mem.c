@@ -334,12 +334,17 @@ static bool shown_somewhere(int id)
 {
 	for (unsigned i = 0; i < SPACES_MAX; i++)
 		for (uint32_t p = 0; spaces[i].base && p < spaces[i].pages; p++)
-			if (spaces[i].pte[p].block == id)
+			if (spaces[i].pte[p].block == id) {
+				sim_note("space %u page %u shows block %d", i, p, id);
 				return true;
+			}
 	for (unsigned t = 0; t < SIM_THREADS_MAX; t++)
 		for (unsigned i = 0; i < TLB_SLOTS; i++)
-			if (tlb[t][i].page && tlb[t][i].block == id)
+			if (tlb[t][i].page && tlb[t][i].block == id) {
+				sim_note("thread %u has %#llx of block %d cached", t,
+					 (unsigned long long)tlb[t][i].page, id);
 				return true;
+			}
 	return false;
 }
 
