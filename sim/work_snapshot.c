@@ -225,10 +225,10 @@ static void round_of(int me)
 		last[w] = world.writer[w].seq;
 	for (uint32_t p = 0; p < pages(); p++)
 		gen[p] = world.writer[p / REGION_PAGES].page[p % REGION_PAGES].gen;
-	for (uint64_t n = 10 + sim_below(60); n; n--)
+	for (uint64_t n = 10 + sim_below(30); n; n--)
 		judge(a, before, last, gen, (uint32_t)sim_below(pages()),
 		      (uint32_t)sim_below(WORDS));
-	use(a, sim_below(20));
+	use(a, sim_below(12));
 	if (sim_one_in(2) && take(a->space, b) == 0) {
 		uint64_t base = b->base;
 
@@ -237,17 +237,17 @@ static void round_of(int me)
 		memcpy(b->known, a->known, sizeof(b->known));
 		memcpy(b->unmapped, a->unmapped, sizeof(b->unmapped));
 		b->base = base;
-		use(b, sim_below(20));
-		use(a, sim_below(20));
+		use(b, sim_below(12));
+		use(a, sim_below(12));
 		if (sim_one_in(2)) {
 			end_shot(a);
-			use(b, sim_below(20));
+			use(b, sim_below(12));
 			end_shot(b);
 			return;
 		}
 		end_shot(b);
 	}
-	use(a, sim_below(20));
+	use(a, sim_below(12));
 	end_shot(a);
 }
 
@@ -258,7 +258,7 @@ static void snapper(void *arg)
 	(void)arg;
 	while (!world.stop) {
 		if (pause) {
-			sim_sleep(50000);
+			sim_sleep(2000000);
 			continue;
 		}
 		busy++;
@@ -274,7 +274,7 @@ static void draw(void)
 		world.ops_off |= (uint32_t)sim_one_in(3) << i;
 	world.nr_writers = 1 + (int)sim_below(2);
 	world.nr_queues = (int)sim_below(2);
-	world.spare = 12; /* pageblocks, for copies */
+	world.spare = 10; /* pageblocks, for copies */
 	busy = next = 0;
 	pause = false;
 }
