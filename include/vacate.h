@@ -343,7 +343,7 @@ int vac_block_online(struct vac_pool *pool, int id, enum vac_zone zone);
 
 /* vac_offline_opts.flags */
 #define VAC_OFFLINE_BEST_EFFORT 1u  /* without enough target memory, move what fits, then stop */
-#define VAC_OFFLINE_DRY_RUN 2u      /* answer what would be missing; move nothing */
+#define VAC_OFFLINE_DRY_RUN 2u      /* move nothing; answer what would hold it: see below */
 #define VAC_OFFLINE_TEST_NO_GATE 4u /* test switch: do not gate pins; endless I/O then starves us */
 
 struct vac_offline_progress {
@@ -380,7 +380,8 @@ struct vac_offline_result {
 	char waited_for[VAC_OWNER_MAX]; /* owner of the pin that was waited for longest; "" if none */
 	uint32_t waited_tid;            /* and the thread that had taken it */
 	uint64_t waited_longest_ns;
-	/* On failure, who holds what; free it. On success NULL, but where late bytes were lost. */
+	/* On failure, who holds what; free it. On success NULL, but where late bytes were lost. Of a dry
+	 * run: NULL where nobody holds anything. */
 	struct vac_report *report;
 	uint64_t paused_ns; /* time left to writers: see writers_pct */
 };
@@ -395,6 +396,15 @@ struct vac_offline_result {
  * -ENOENT (no such block), -EALREADY (not online), -EBUSY (held: pins, foreign holders, or another
  * offline of the same block), -ENOMEM (not enough memory in other online blocks, or no other online block: see
  * missing_bytes), -ETIMEDOUT (deadline, with no pin to blame), -ECANCELED.
+ *
+ * With VAC_OFFLINE_DRY_RUN nothing is moved, gated or made to wait, and the answer is what the call
+ * would come to if all that holds the block at this moment went on holding it: 0, -EBUSY with the
+ * report (pins of either kind, foreign holders, frames in quarantine), or -ENOMEM with missing_bytes
+ * (with VAC_OFFLINE_BEST_EFFORT: also where only a part would leave, of possible_bytes; -EBUSY goes
+ * before it). The true one waits for short pins and for transfers, so it may succeed where this
+ * answers -EBUSY. Where the host does not show who holds pages (see FOREIGN), unpinned holders other than registered
+ * buffers are not found, and a block in quarantine is said to be held as long as nobody has tried.
+ * The calls wait for one another as true ones do.
  */
 int vac_block_offline(struct vac_pool *pool, int id, const struct vac_offline_opts *opts,
 		      struct vac_offline_result *res);

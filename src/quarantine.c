@@ -321,6 +321,17 @@ static bool where_is(struct vac_pool *pool, uint32_t family, uint32_t index, uin
 	return e != 0;
 }
 
+/* Is the page that wants this frame's late bytes pinned now? */
+bool vac__watch_pinned(struct vac_pool *pool, uint32_t pfn)
+{
+	struct vac__watch *w = &pool->watch[pfn];
+	uint32_t dst, place;
+
+	return vac__ld(&w->armed) &&
+	       where_is(pool, vac__ld_rlx(&w->family), vac__ld_rlx(&w->index), &dst, &place) &&
+	       vac__w_pins(vac__ld(&vac__frame(pool, dst)->word)) != 0;
+}
+
 static void name_lost(struct vac_pool *pool, const struct carry *c)
 {
 	struct vac__watch *w = &pool->watch[c->pfn];
