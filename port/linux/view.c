@@ -65,13 +65,12 @@ static void dont_fork(void *addr, size_t bytes)
 
 int vac__map_shared(void *addr, size_t bytes, int prot, int fd, size_t off, bool must)
 {
-	int r;
+	bool in = vac__fork_shut();
+	int r = map_fixed(addr, bytes, prot, MAP_SHARED, fd, off, must);
 
-	vac__fork_shut();
-	r = map_fixed(addr, bytes, prot, MAP_SHARED, fd, off, must);
 	if (!r)
 		dont_fork(addr, bytes);
-	vac__fork_open();
+	vac__fork_open(in);
 	return r;
 }
 
