@@ -3,7 +3,7 @@
  * VAC_OFFLINE_DRY_RUN: what an offline would come to, asked and not tried. Each answer is compared with
  * that of the offline itself right afterwards, and nothing that anybody could notice has changed.
  *
- * runtests: guards=both
+ * runtests: guards=all
  */
 #include <fcntl.h>
 #include <liburing.h>

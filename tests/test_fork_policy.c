@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* runtests: guards=both */
+/* runtests: guards=all */
 /*
  * What a child of fork() finds of a pool, by the pool's policy, and what a program run by exec finds.
  */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT *
- * runtests: guards=both
+ * runtests: guards=all
  */
 /*
  * port/linux: the memory of blocks (memfd.c, room.c) and what spaces show (view.c, edge.c).
@@ -50,7 +50,7 @@ struct pool {
 	void *ctx, *direct;
 	size_t bytes; /* of a block */
 	struct vac__backing b[2];
-	char *space; /* of as many bytes */
+	char *_Atomic space; /* of as many bytes; read where a fault is served, too */
 };
 
 /* The engine calls the port with all signals blocked. */
