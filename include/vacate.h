@@ -316,7 +316,9 @@ struct vac_block_opts {
  * Add a block, offline. opts NULL: the lowest free number. Answers the number (>= 0).
  *
  * With VAC_BLOCK_FILE the memory is a file of yours, at least as long as a block and open for reading
- * and writing: a memfd, a file on tmpfs, or one that is mapped by DAX; hugetlbfs is not built yet. What
+ * and writing: a memfd, a file on tmpfs, or one that is mapped by DAX. Not one that can only be mapped by
+ * more than 4 KiB at a time (hugetlbfs and memfds made with MFD_HUGETLB, device DAX): blocks of such
+ * memory are not built yet, and it is -EINVAL. 2 MiB pages come from ordinary memfds, see VAC_POOL_NO_HUGE. What
  * was in it is lost when the block is onlined, and again when it leaves: then all of it is punched out.
  * Until the block is removed the file must not be shortened, nor used for anything else; it is locked
  * by flock(2) against the latter.
