@@ -140,11 +140,11 @@ static void add_json(struct offline *o, const struct target_block *b,
 	json_array_append_new(o->blocks, j);
 }
 
-static const char *dry_text(int err)
+static const char *dry_text(const struct vac__ctl_result *r, int err)
 {
 	switch (err) {
 	case 0: return "possible";
-	case -EBUSY: return "held";
+	case -EBUSY: return r->blockers ? "held" : "busy";
 	case -ENOMEM: return "no memory";
 	case -EALREADY: return "not online";
 	default: return "failed";
@@ -159,7 +159,7 @@ static void add_dry_row(struct offline *o, const struct target_block *b,
 	out_table_row(o->tb);
 	out_table_cell(o->tb, "%" PRIu32, b->t->pool.pid);
 	out_table_cell(o->tb, "%" PRIu32, b->id);
-	out_table_cell(o->tb, "%s", dry_text(err));
+	out_table_cell(o->tb, "%s", dry_text(r, err));
 	out_table_cell(o->tb, "%s", size_text(r->possible_bytes, a, sizeof(a)));
 	out_table_cell(o->tb, "%s", size_text(remote_report_bytes(rep), a, sizeof(a)));
 	out_table_cell(o->tb, "%s", size_text(r->missing_bytes, a, sizeof(a)));
