@@ -104,6 +104,8 @@ int rig_offline(struct rig *rig, int id, struct vac_offline_result *res, uint64_
 	int r;
 
 	opts.writers_pct = rig->writers_pct;
+	opts.timeout_ms =
+		60000; /* a machine with others on it is slow, and that is what is measured */
 	r = vac_block_offline(rig->pool, id, &opts, res);
 
 	if (ns)

@@ -234,8 +234,8 @@ static const char *why_not_added(int err, bool file)
 {
 	switch (err) {
 	case -EINVAL:
-		return file ? "the file cannot be a block: it must be on tmpfs or mapped by DAX, and "
-			      "at least as long as a block"
+		return file ? "the file cannot be a block: it must be on tmpfs or mapped by DAX, not on "
+			      "hugetlbfs, and at least as long as a block"
 			    : remote_error(err);
 	case -EBUSY: return file ? "the file is a block already, or locked" : remote_error(err);
 	case -EEXIST: return "there is a block of this number already";

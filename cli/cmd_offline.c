@@ -43,7 +43,8 @@ static void usage(void)
 	     "      --timeout TIME   of each block (default 10s)\n"
 	     "      --writers PCT    let writers keep so much of the time, 0 to 95 (default 0: be fast)\n"
 	     "      --best-effort    without enough memory elsewhere, move what fits, then stop\n"
-	     "      --dry-run        say what would be moved, and what is missing; move nothing\n"
+	     "      --dry-run        move nothing: say who holds the block now and what memory is\n"
+	     "                       missing, with the exit status that this would have\n"
 	     "      --detach         do not wait: the program goes on by itself, see 'vacate ls'\n"
 	     "      --cancel         make offlines of these blocks that are under way give up\n"
 	     "      --json           print one JSON object\n"
@@ -75,22 +76,29 @@ static void show_progress(void *arg, const struct vac__ctl_progress *p)
 		(double)p->bytes_moved / 1048576, (double)p->elapsed_ns / 1e9);
 }
 
+static bool is_dry(const struct offline *o)
+{
+	return o->q.flags & VAC__CTL_DRY_RUN;
+}
+
 static int rc_of(const struct offline *o, const struct vac__ctl_result *r, int err)
 {
 	switch (err) {
 	case 0: return CMD_OK;
 	case -EBUSY: return r->blockers ? CMD_HELD : CMD_ERROR;
 	case -ENOMEM:
-		return (o->q.flags & VAC__CTL_BEST_EFFORT) && r->bytes_moved ? CMD_PARTLY
-									     : CMD_NO_TARGET;
+		if (!(o->q.flags & VAC__CTL_BEST_EFFORT))
+			return CMD_NO_TARGET;
+		return (is_dry(o) ? r->possible_bytes : r->bytes_moved) ? CMD_PARTLY
+									: CMD_NO_TARGET;
 	default: return CMD_ERROR;
 	}
 }
 
-static const char *error_text(const struct vac__ctl_result *r, int err)
+static const char *error_text(const struct offline *o, const struct vac__ctl_result *r, int err)
 {
 	if (err == -EBUSY && r->blockers)
-		return "held, by:";
+		return is_dry(o) ? "held now, by:" : "held, by:";
 	if (err == -EBUSY)
 		return "another operation on this block is under way";
 	if (err == -EALREADY)
@@ -110,10 +118,13 @@ static void add_json(struct offline *o, const struct target_block *b,
 	memcpy(who, r->waited_for, sizeof(who));
 	target_clean(who, sizeof(who));
 	j = json_pack("{s:I, s:o, s:I, s:b, s:i, s:s}", "pid", (json_int_t)b->t->pool.pid, "pool",
-		      any_string(b->t->pool.name), "block", (json_int_t)b->id, "done", err == 0,
-		      "error", err, "error_text", err ? error_text(r, err) : "");
+		      any_string(b->t->pool.name), "block", (json_int_t)b->id, "done",
+		      err == 0 && !is_dry(o), "error", err, "error_text",
+		      err ? error_text(o, r, err) : "");
 	if (!j)
 		return;
+	if (is_dry(o))
+		json_object_set_new(j, "possible", json_boolean(err == 0));
 	json_object_set_new(j, "bytes_moved", json_integer((json_int_t)r->bytes_moved));
 	json_object_set_new(j, "huge_moved", json_integer((json_int_t)r->huge_moved));
 	json_object_set_new(j, "base_moved", json_integer((json_int_t)r->base_moved));
@@ -129,10 +140,34 @@ static void add_json(struct offline *o, const struct target_block *b,
 	json_array_append_new(o->blocks, j);
 }
 
+static const char *dry_text(const struct vac__ctl_result *r, int err)
+{
+	switch (err) {
+	case 0: return "possible";
+	case -EBUSY: return r->blockers ? "held" : "busy";
+	case -ENOMEM: return "no memory";
+	case -EALREADY: return "not online";
+	default: return "failed";
+	}
+}
+
+static void add_dry_row(struct offline *o, const struct target_block *b,
+			const struct vac__ctl_result *r, int err, const struct remote_report *rep)
+{
+	char a[SIZE_TEXT_MAX];
+
+	out_table_row(o->tb);
+	out_table_cell(o->tb, "%" PRIu32, b->t->pool.pid);
+	out_table_cell(o->tb, "%" PRIu32, b->id);
+	out_table_cell(o->tb, "%s", dry_text(r, err));
+	out_table_cell(o->tb, "%s", size_text(r->possible_bytes, a, sizeof(a)));
+	out_table_cell(o->tb, "%s", size_text(remote_report_bytes(rep), a, sizeof(a)));
+	out_table_cell(o->tb, "%s", size_text(r->missing_bytes, a, sizeof(a)));
+}
+
 static void add_row(struct offline *o, const struct target_block *b,
 		    const struct vac__ctl_result *r, int err)
 {
-	bool dry = o->q.flags & VAC__CTL_DRY_RUN;
 	char a[SIZE_TEXT_MAX], who[VAC_OWNER_MAX];
 
 	memcpy(who, r->waited_for, sizeof(who));
@@ -140,14 +175,8 @@ static void add_row(struct offline *o, const struct target_block *b,
 	out_table_row(o->tb);
 	out_table_cell(o->tb, "%" PRIu32, b->t->pool.pid);
 	out_table_cell(o->tb, "%" PRIu32, b->id);
-	out_table_cell(o->tb, "%s",
-		       !dry  ? (!err               ? "offline"
-				: err == -EALREADY ? "not online"
-						   : "failed")
-		       : err ? "impossible"
-			     : "possible");
-	out_table_cell(o->tb, "%s",
-		       size_text(dry ? r->possible_bytes : r->bytes_moved, a, sizeof(a)));
+	out_table_cell(o->tb, "%s", !err ? "offline" : err == -EALREADY ? "not online" : "failed");
+	out_table_cell(o->tb, "%s", size_text(r->bytes_moved, a, sizeof(a)));
 	out_table_cell(o->tb, "%.3f s", (double)r->elapsed_ns / 1e9);
 	out_table_cell(o->tb, "%.3f s", (double)r->waited_ns / 1e9);
 	out_table_cell(o->tb, "%s", who);
@@ -155,7 +184,7 @@ static void add_row(struct offline *o, const struct target_block *b,
 	out_table_cell(o->tb, "%s", size_text(r->missing_bytes, a, sizeof(a)));
 }
 
-static void explain(const struct targets *ts, const struct target_block *b,
+static void explain(const struct offline *o, const struct targets *ts, const struct target_block *b,
 		    const struct vac__ctl_result *r, int err, const struct remote_report *rep,
 		    struct symbols *syms)
 {
@@ -163,10 +192,10 @@ static void explain(const struct targets *ts, const struct target_block *b,
 
 	target_block_text(ts, b, name, sizeof(name));
 	if (r->missing_bytes)
-		out_error("%s: %s: %s more is needed", name, error_text(r, err),
+		out_error("%s: %s: %s more is needed", name, error_text(o, r, err),
 			  size_text(r->missing_bytes, a, sizeof(a)));
 	else
-		out_error("%s: %s", name, error_text(r, err));
+		out_error("%s: %s", name, error_text(o, r, err));
 	remote_report_print(rep, syms, stderr);
 }
 
@@ -204,6 +233,8 @@ static void take(struct offline *o, const struct targets *ts, const struct targe
 		o->failed_rc = rc;
 	if (o->json)
 		add_json(o, b, &r, err, &rep, syms);
+	else if (q.want && !o->cancel && is_dry(o))
+		add_dry_row(o, b, &r, err, &rep);
 	else if (q.want && !o->cancel)
 		add_row(o, b, &r, err);
 	if (!err && (o->q.flags & VAC__CTL_DETACH) && !o->json)
@@ -211,7 +242,7 @@ static void take(struct offline *o, const struct targets *ts, const struct targe
 	if (o->cancel && err == -EALREADY)
 		out_error("block %" PRIu32 ": no offline of it is under way", b->id);
 	else if (err)
-		explain(ts, b, &r, err, &rep, syms);
+		explain(o, ts, b, &r, err, &rep, syms);
 	remote_report_free(&rep);
 	symbols_close(syms);
 }
@@ -222,11 +253,17 @@ static int take_all(struct offline *o, struct targets *ts)
 		{"PID", 1},    {"BLOCK", 1},      {"RESULT", 0},     {"MOVED", 1},   {"TIME", 1},
 		{"WAITED", 1}, {"WAITED-FOR", 0}, {"GIVEN-BACK", 1}, {"MISSING", 1},
 	};
+	static const struct out_column dry[] = {
+		{"PID", 1},     {"BLOCK", 1}, {"RESULT", 0},
+		{"MOVABLE", 1}, {"HELD", 1},  {"MISSING", 1},
+	};
 	bool table = !o->json && !o->cancel && !(o->q.flags & VAC__CTL_DETACH);
 	struct sigaction sa = {.sa_handler = on_signal};
 	int err = 0;
 
-	o->tb = table ? out_table_new(cols, sizeof(cols) / sizeof(cols[0])) : NULL;
+	o->tb = !table      ? NULL
+		: is_dry(o) ? out_table_new(dry, sizeof(dry) / sizeof(dry[0]))
+			    : out_table_new(cols, sizeof(cols) / sizeof(cols[0]));
 	o->blocks = json_array();
 	sigaction(SIGINT, &sa, NULL);
 	sigaction(SIGTERM, &sa, NULL);

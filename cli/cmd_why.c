@@ -52,15 +52,6 @@ static struct symbols *symbols_of(struct why *w, struct target *t)
 	return w->syms;
 }
 
-static uint64_t bytes_held(const struct remote_report *r)
-{
-	uint64_t n = 0;
-
-	for (unsigned i = 0; i < r->n; i++)
-		n += r->b[i].frames * (uint64_t)VAC_PAGE_BYTES;
-	return n;
-}
-
 static void show(struct why *w, const struct targets *ts, const struct target_block *b,
 		 const struct remote_report *r)
 {
@@ -68,18 +59,18 @@ static void show(struct why *w, const struct targets *ts, const struct target_bl
 	char name[64], size[SIZE_TEXT_MAX];
 
 	if (w->json) {
-		json_array_append_new(w->blocks, json_pack("{s:I, s:o, s:I, s:I, s:o}", "pid",
-							   (json_int_t)b->t->pool.pid, "pool",
-							   any_string(b->t->pool.name), "block",
-							   (json_int_t)b->id, "held_bytes",
-							   (json_int_t)bytes_held(r), "blockers",
-							   remote_report_json(r, syms)));
+		json_array_append_new(
+			w->blocks,
+			json_pack("{s:I, s:o, s:I, s:I, s:o}", "pid", (json_int_t)b->t->pool.pid,
+				  "pool", any_string(b->t->pool.name), "block", (json_int_t)b->id,
+				  "held_bytes", (json_int_t)remote_report_bytes(r), "blockers",
+				  remote_report_json(r, syms)));
 		return;
 	}
 	if (!r->n)
 		return;
 	printf("%s: %s held, in %u folio%s\n", target_block_text(ts, b, name, sizeof(name)),
-	       size_text(bytes_held(r), size, sizeof(size)), r->n, r->n == 1 ? "" : "s");
+	       size_text(remote_report_bytes(r), size, sizeof(size)), r->n, r->n == 1 ? "" : "s");
 	remote_report_print(r, syms, stdout);
 }
 

@@ -40,7 +40,7 @@ static void usage(void)
 		printf("  %-10s  %s\n", verbs[i].name, verbs[i].what);
 	puts("\n"
 	     "Options:\n"
-	     "  -h, --help      this text; 'vacate VERB --help' for a verb\n"
+	     "  -h, --help      this text; 'vacate VERB --help' or 'vacate help VERB' for a verb\n"
 	     "  -V, --version   the version\n"
 	     "\n"
 	     "Data goes to standard output, messages and progress to standard error.\n"
@@ -54,9 +54,20 @@ static void list_verbs(void)
 	fputs("\nTry 'vacate --help'.\n", stderr);
 }
 
+/* argv[0] is the verb; -1: there is no such. */
+static int run_verb(int argc, char **argv)
+{
+	for (size_t i = 0; i < VERBS; i++) {
+		if (!strcmp(argv[0], verbs[i].name))
+			return verbs[i].run(argc, argv);
+	}
+	return -1;
+}
+
 static int run(int argc, char **argv)
 {
 	const char *word = argc > 1 ? argv[1] : NULL;
+	int rc;
 
 	if (!word) {
 		fputs("vacate: a verb is missing; there are: ", stderr);
@@ -67,14 +78,24 @@ static int run(int argc, char **argv)
 		usage();
 		return CMD_OK;
 	}
+	if (!strcmp(word, "help")) {
+		char *of[] = {argv[2], (char *)"--help", NULL};
+
+		if (argc > 2 && (rc = run_verb(2, of)) >= 0)
+			return rc;
+		if (argc == 2) {
+			usage();
+			return CMD_OK;
+		}
+		word = argv[2];
+	}
 	if (!strcmp(word, "-V") || !strcmp(word, "--version")) {
 		printf("vacate %s\n", vac_version());
 		return CMD_OK;
 	}
-	for (size_t i = 0; i < VERBS; i++) {
-		if (!strcmp(word, verbs[i].name))
-			return verbs[i].run(argc - 1, argv + 1);
-	}
+	rc = run_verb(argc - 1, argv + 1);
+	if (rc >= 0)
+		return rc;
 	fprintf(stderr,
 		"vacate: there is no %s '%s'; the verbs are: ", *word == '-' ? "option" : "verb",
 		word);

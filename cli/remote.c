@@ -129,6 +129,15 @@ int remote_report(struct target *t, uint32_t count, struct remote_report *r)
 	return err;
 }
 
+uint64_t remote_report_bytes(const struct remote_report *r)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < r->n; i++)
+		n += r->b[i].frames * (uint64_t)VAC_PAGE_BYTES;
+	return n;
+}
+
 void remote_report_free(struct remote_report *r)
 {
 	for (unsigned i = 0; r->o && i < r->n; i++)

@@ -18,6 +18,7 @@ struct remote_report {
 /* Fetch the report that the program has made for us last, of `count` blockers. 0 or a negative errno
  * value; call remote_report_free() either way. */
 int remote_report(struct target *t, uint32_t count, struct remote_report *r);
+uint64_t remote_report_bytes(const struct remote_report *r); /* of the folios that are held */
 void remote_report_free(struct remote_report *r);
 
 /* For people: grouped by owner, each pin's stack once. */

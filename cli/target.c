@@ -207,8 +207,10 @@ static void scan(struct targets *ts, const char *prefix)
 static int no_pool(struct targets *ts)
 {
 	if (!ts->failed)
-		out_error("no running program has a control socket where they are looked for; name "
-			  "its PID or the socket's path (see 'vacate ls')");
+		out_error(
+			"no running program with a control socket was found; a program opens one by "
+			"vac_control_open() (try 'vacate stress --control'), and one that is "
+			"elsewhere is named by its path");
 	return CMD_ERROR;
 }
 

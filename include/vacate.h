@@ -338,7 +338,9 @@ struct vac_block_opts {
  * Add a block, offline. opts NULL: the lowest free number. Answers the number (>= 0).
  *
  * With VAC_BLOCK_FILE the memory is a file of yours, at least as long as a block and open for reading
- * and writing: a memfd, a file on tmpfs, or one that is mapped by DAX; hugetlbfs is not built yet. What
+ * and writing: a memfd, a file on tmpfs, or one that is mapped by DAX. Not one that can only be mapped by
+ * more than 4 KiB at a time (hugetlbfs and memfds made with MFD_HUGETLB, device DAX): blocks of such
+ * memory are not built yet, and it is -EINVAL. 2 MiB pages come from ordinary memfds, see VAC_POOL_NO_HUGE. What
  * was in it is lost when the block is onlined, and again when it leaves: then all of it is punched out.
  * Until the block is removed the file must not be shortened, nor used for anything else; it is locked
  * by flock(2) against the latter.
@@ -365,7 +367,7 @@ int vac_block_online(struct vac_pool *pool, int id, enum vac_zone zone);
 
 /* vac_offline_opts.flags */
 #define VAC_OFFLINE_BEST_EFFORT 1u  /* without enough target memory, move what fits, then stop */
-#define VAC_OFFLINE_DRY_RUN 2u      /* answer what would be missing; move nothing */
+#define VAC_OFFLINE_DRY_RUN 2u      /* move nothing; answer what would hold it: see below */
 #define VAC_OFFLINE_TEST_NO_GATE 4u /* test switch: do not gate pins; endless I/O then starves us */
 
 struct vac_offline_progress {
@@ -402,7 +404,8 @@ struct vac_offline_result {
 	char waited_for[VAC_OWNER_MAX]; /* owner of the pin that was waited for longest; "" if none */
 	uint32_t waited_tid;            /* and the thread that had taken it */
 	uint64_t waited_longest_ns;
-	/* On failure, who holds what; free it. On success NULL, but where late bytes were lost. */
+	/* On failure, who holds what; free it. On success NULL, but where late bytes were lost. Of a dry
+	 * run: NULL where nobody holds anything. */
 	struct vac_report *report;
 	uint64_t paused_ns; /* time left to writers: see writers_pct */
 };
@@ -417,6 +420,15 @@ struct vac_offline_result {
  * -ENOENT (no such block), -EALREADY (not online), -EBUSY (held: pins, foreign holders, or another
  * offline of the same block), -ENOMEM (not enough memory in other online blocks, or no other online block: see
  * missing_bytes), -ETIMEDOUT (deadline, with no pin to blame), -ECANCELED.
+ *
+ * With VAC_OFFLINE_DRY_RUN nothing is moved, gated or made to wait, and the answer is what the call
+ * would come to if all that holds the block at this moment went on holding it: 0, -EBUSY with the
+ * report (pins of either kind, foreign holders, frames in quarantine), or -ENOMEM with missing_bytes
+ * (with VAC_OFFLINE_BEST_EFFORT: also where only a part would leave, of possible_bytes; -EBUSY goes
+ * before it). The true one waits for short pins and for transfers, so it may succeed where this
+ * answers -EBUSY. Where the host does not show who holds pages (see FOREIGN), unpinned holders other than registered
+ * buffers are not found, and a block in quarantine is said to be held as long as nobody has tried.
+ * The calls wait for one another as true ones do.
  */
 int vac_block_offline(struct vac_pool *pool, int id, const struct vac_offline_opts *opts,
 		      struct vac_offline_result *res);

@@ -67,13 +67,18 @@ struct row {
 
 /* The fork in hand. Guarded by pools_lock; the child has a copy of it. */
 static struct {
-	_Atomic uint32_t owner; /* the thread that holds the pools still; 0: nobody */
-	bool ready;             /* the copy is good */
+	/* The thread that holds the pools still; 0: nobody; PASSING: all is being let go on its behalf, by
+	 * itself or by the thread that serves its fault. Who changes it from a thread to PASSING is the one
+	 * who lets go; what he does is done when it is 0. */
+	_Atomic uint32_t owner;
+	bool ready; /* the copy is good */
 	struct row *rows;
 	size_t nr_rows, rows_bytes;
 	uint8_t *area;
 	size_t area_bytes, touch_bytes;
 } f;
+
+#define PASSING UINT32_MAX
 
 static bool copies(const struct vac_pool *pool)
 {
@@ -495,24 +500,34 @@ static bool prepare(void)
 /*
  * The thread that forks has touched what it holds itself: a handler of pthread_atfork() that runs
  * after ours has. It must not wait for itself, so all is let go, and as the child's copy is no longer
- * what the memory is, the child gets none.
+ * what the memory is, the child gets none. Under a guard that serves faults in other threads this is
+ * one of those; the one that forks sleeps until the fault is served, after this.
  */
 void vac__fork_pass(struct vac_pool *pool)
 {
+	uint32_t owner = vac__port_tid();
+
 	/* A touch of that thread from before the fork, which a signal handler has begun, may still be
 	 * served: it waits for the fork to end, as anybody does. */
-	if (!vac__ld(&f.owner) || !copies(pool) || !vac__port_in_fork())
+	if (vac__ld(&f.owner) != owner || !copies(pool) || !vac__port_in_fork() ||
+	    !vac__cas(&f.owner, &owner, PASSING))
 		return;
-	vac__st(&f.owner, 0);
 	log_all(VAC_LOG_ERROR, "fork: no copy for the child, it gets SIGBUS: an atfork handler "
 			       "touched the pool after the copy was made");
 	f.ready = false;
 	let_go();
+	vac__st(&f.owner, 0);
+	vac__port_wake(&f.owner, INT_MAX);
 }
 
 static void parent(void)
 {
-	if (vac__ld(&f.owner)) {
+	uint32_t owner;
+
+	/* It can be awake too early: a debugger that attaches makes it touch the page again. */
+	while ((owner = vac__ld(&f.owner)) == PASSING)
+		vac__port_wait(&f.owner, PASSING, 0);
+	if (owner) {
 		vac__st(&f.owner, 0);
 		let_go();
 	}
@@ -522,6 +537,7 @@ static void parent(void)
 
 static void child(void)
 {
+	(void)vac__ld(&f.owner); /* what was done on our behalf is seen */
 	for (size_t i = 0; i < f.nr_rows; i++) {
 		struct row *r = &f.rows[i];
 

@@ -550,6 +550,7 @@ void vac__watch_copy(struct vac_pool *pool, uint32_t src, uint32_t dst, uint32_t
 void vac__watch_arm(struct vac_space *s, const struct vac__mig_item *it);
 void vac__watch_forget(struct vac_space *s, uint32_t first, uint32_t end);
 int vac__watch_settle(struct vac_pool *pool, int id, bool readable);
+bool vac__watch_pinned(struct vac_pool *pool, uint32_t pfn);
 void vac__quarantine_release(struct vac_pool *pool);
 bool vac__quarantine_try(struct vac_pool *pool, uint64_t deadline_ns);
 
@@ -562,9 +563,16 @@ struct vac__trace {
 	} e[VAC__TRACE];
 	bool foreign;   /* the platform refused to certify the block */
 	bool certified; /* or did, and late bytes were looked for */
+	bool asks;      /* nothing is tried now: what holds the block at this moment */
 };
+void vac__trace_init(struct vac__trace *t);
 int vac__report_make(struct vac_pool *pool, int id, const struct vac__trace *t,
 		     struct vac_report **report);
+bool vac__report_holds(const struct vac_report *report);
+
+/* ---- dry.c ---- */
+int vac__dry_run(struct vac_pool *pool, int id, struct vac__trace *t,
+		 const _Atomic uint32_t *cancel, uint64_t deadline_ns, struct vac_report **report);
 
 /* ---- block.c ---- */
 bool vac__block_valid(struct vac_pool *pool, int id);

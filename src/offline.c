@@ -455,6 +455,19 @@ static int certify(struct offline *o)
 	return r;
 }
 
+/* What the rest of offline_locked() would answer if all that holds the block now went on holding it.
+ * room: of check_room(). */
+static int dry_run(struct offline *o, int room)
+{
+	int r = vac__dry_run(o->pool, o->id, &o->trace, o->cancel, o->deadline_ns, &o->res.report);
+
+	if (room < 0)
+		return room;
+	if (r < 0)
+		return r;
+	return o->res.missing_bytes ? -ENOMEM : 0; /* best effort: it would end there */
+}
+
 static int offline_locked(struct offline *o)
 {
 	struct vac_pool *pool = o->pool;
@@ -465,7 +478,7 @@ static int offline_locked(struct offline *o)
 		return -ENOENT;
 	if (vac__ld(&o->block->state) == VAC_BLOCK_QUARANTINE + 1) {
 		if (dry)
-			return -EBUSY;
+			return dry_run(o, 0);
 		vac__st(&o->block->cancel, 0);
 		set_state(o, VAC_BLOCK_EVACUATING);
 		r = certify(o);
@@ -477,7 +490,7 @@ static int offline_locked(struct offline *o)
 	vac__quarantine_release(pool);
 	r = check_room(o, false);
 	if (dry)
-		return r;
+		return dry_run(o, r);
 	if (r < 0) {
 		vac__report_make(pool, o->id, &o->trace, &o->res.report);
 		return r;
@@ -575,8 +588,7 @@ int vac__block_offline(struct vac_pool *pool, int id, const struct vac_offline_o
 	     ~(VAC_OFFLINE_BEST_EFFORT | VAC_OFFLINE_DRY_RUN | VAC_OFFLINE_TEST_NO_GATE)) ||
 	    o.opts.writers_pct > 95)
 		return -EINVAL;
-	for (unsigned i = 0; i < VAC__TRACE; i++)
-		o.trace.e[i].pfn = VAC__NO_PFN;
+	vac__trace_init(&o.trace);
 	VAC__ENTER();
 	r = offline(&o);
 	o.res.elapsed_ns = vac__port_now() - o.start_ns;

@@ -327,6 +327,16 @@ static bool where_is(struct vac_pool *pool, const struct vac__watch *w, uint32_t
 	return e != 0;
 }
 
+/* Is the page that wants this frame's late bytes pinned now? */
+bool vac__watch_pinned(struct vac_pool *pool, uint32_t pfn)
+{
+	struct vac__watch *w = &pool->watch[pfn];
+	uint32_t dst, place;
+
+	return vac__ld(&w->armed) && where_is(pool, w, &dst, &place) &&
+	       vac__w_pins(vac__ld(&vac__frame(pool, dst)->word)) != 0;
+}
+
 static void name_lost(struct vac_pool *pool, const struct carry *c)
 {
 	struct vac__watch *w = &pool->watch[c->pfn];

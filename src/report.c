@@ -222,8 +222,10 @@ static struct held *add_held(struct vac_report *r, enum vac_blocker_class cls, i
 }
 
 /* The platform does not certify the block: which of its frames are held, and by whom, as far as it can
- * tell. Frames without records were looked at one by one, where that could be done. */
-static void add_foreign(struct vac_pool *pool, struct vac_report *r, int id)
+ * tell. Frames without records were looked at one by one, where that could be done. asks: it was not
+ * asked now. Where it tells who holds pages and nobody does, nobody does; elsewhere the last answer
+ * stands. */
+static void add_foreign(struct vac_pool *pool, struct vac_report *r, int id, bool asks)
 {
 	struct vac__block *b = &pool->blocks[id];
 	uint32_t first = vac__block_pfn(pool, id), n = UINT32_C(1) << pool->block_shift, found = 0;
@@ -242,16 +244,41 @@ static void add_foreign(struct vac_pool *pool, struct vac_report *r, int id)
 			add_foreigner(pool, r, h, NULL, 0);
 		found++;
 	}
-	if (found || b->sealed)
+	if (found || b->sealed || (asks && pool->mem->sees(pool->mem_ctx)))
 		return;
 	h = add_held(r, VAC_HELD_FOREIGN, id, first, n);
 	if (h)
 		add_foreigner(pool, r, h, NULL, 0);
 }
 
+/* Frames of a block in use that nobody may have because somebody outside the engine held them when
+ * they were looked at last: they would keep the block from being given back. Those with sums are not
+ * known to be held. */
+static void add_quarantined(struct vac_pool *pool, struct vac_report *r, int id)
+{
+	uint32_t first = vac__block_pfn(pool, id);
+
+	for (uint32_t k = 0; k < pool->pb_per_block; k++) {
+		uint32_t pfn = first + k * VAC__PB_PAGES, n;
+		uint32_t quar = vac__ld_rlx(&pool->pbs[pfn >> VAC__PB_ORDER].nr_quar);
+
+		n = quar == VAC__PB_PAGES ? VAC__PB_PAGES : 1;
+		for (uint32_t i = 0; quar && i < VAC__PB_PAGES; i += n) {
+			struct held *h;
+
+			if (!(vac__ld(&vac__frame(pool, pfn + i)->flags) & VAC__F_QUAR) ||
+			    vac__ld(&pool->watch[pfn + i].sums))
+				continue;
+			h = add_held(r, VAC_HELD_FOREIGN, id, pfn + i, n);
+			if (h)
+				add_foreigner(pool, r, h, NULL, 0);
+		}
+	}
+}
+
 /* Certified, but not all could be carried over: pages whose pins stand in the way, if the block waits
  * for those, and bytes that are lost. */
-static void add_late(struct vac_pool *pool, struct vac_report *r, int id)
+static void add_late(struct vac_pool *pool, struct vac_report *r, int id, bool asks)
 {
 	uint32_t first = vac__block_pfn(pool, id), n = UINT32_C(1) << pool->block_shift;
 	struct held *h;
@@ -259,13 +286,13 @@ static void add_late(struct vac_pool *pool, struct vac_report *r, int id)
 	for (uint32_t i = 0; i < n && pool->blocks[id].sealed; i++) {
 		struct vac__watch *w = &pool->watch[first + i];
 
-		if (!vac__ld(&w->armed))
+		if (!vac__ld(&w->armed) || (asks && !vac__watch_pinned(pool, first + i)))
 			continue;
 		h = add_held(r, VAC_HELD_LATE, id, first + i, 1);
 		if (h)
 			name_page(pool, &h->b, w);
 	}
-	for (unsigned i = 0; i < pool->nr_lost && i < VAC__LOST_MAX; i++) {
+	for (unsigned i = 0; i < pool->nr_lost && i < VAC__LOST_MAX && !asks; i++) {
 		if ((int)(pool->lost[i].pfn >> pool->block_shift) != id)
 			continue;
 		h = add_held(r, VAC_HELD_LOST, id, pool->lost[i].pfn, 1);
@@ -274,8 +301,15 @@ static void add_late(struct vac_pool *pool, struct vac_report *r, int id)
 		memcpy(h->b.space, pool->lost[i].space, sizeof(h->b.space));
 		h->b.addr = pool->lost[i].addr;
 	}
-	if (pool->nr_lost > VAC__LOST_MAX)
+	if (pool->nr_lost > VAC__LOST_MAX && !asks)
 		r->left_out += pool->nr_lost - VAC__LOST_MAX;
+}
+
+void vac__trace_init(struct vac__trace *t)
+{
+	memset(t, 0, sizeof(*t));
+	for (unsigned i = 0; i < VAC__TRACE; i++)
+		t->e[i].pfn = VAC__NO_PFN;
 }
 
 int vac__report_make(struct vac_pool *pool, int id, const struct vac__trace *t,
@@ -296,9 +330,11 @@ int vac__report_make(struct vac_pool *pool, int id, const struct vac__trace *t,
 	for (; pfn < end; pfn++)
 		add_folio(pool, r, pfn, t);
 	if (t && t->foreign)
-		add_foreign(pool, r, id);
+		add_foreign(pool, r, id, t->asks);
+	else
+		add_quarantined(pool, r, id);
 	if (t && t->certified)
-		add_late(pool, r, id);
+		add_late(pool, r, id, t->asks);
 	group(r);
 	*report = r;
 	return 0;
@@ -320,10 +356,10 @@ int vac_report_block(struct vac_pool *pool, int id, struct vac_report **report)
 	 * as it is meanwhile; an offline at work on it says so itself. */
 	if (vac__ld(&pool->blocks[id].state) == VAC_BLOCK_QUARANTINE + 1 &&
 	    vac__lock_until(&pool->hotplug, VAC__RANK_HOTPLUG, vac__port_now() + 1000000)) {
-		struct vac__trace t = {.foreign = true, .certified = true};
+		struct vac__trace t;
 
-		for (unsigned i = 0; i < VAC__TRACE; i++)
-			t.e[i].pfn = VAC__NO_PFN;
+		vac__trace_init(&t);
+		t.foreign = t.certified = t.asks = true;
 		err = vac__report_make(
 			pool, id,
 			vac__ld(&pool->blocks[id].state) == VAC_BLOCK_QUARANTINE + 1 ? &t : NULL,
@@ -348,6 +384,17 @@ void vac_report_free(struct vac_report *r)
 		vac__port_meta_release(r->owners, sizeof(*r->owners) * VAC__OWNERS_MAX);
 	vac__port_meta_release(r, sizeof(*r));
 	VAC__LEAVE();
+}
+
+/* Does it name anybody whom an offline would answer -EBUSY for, were he to stay? What is only being
+ * filled, split or moved is not his. */
+bool vac__report_holds(const struct vac_report *r)
+{
+	bool yes = r->left_out != 0;
+
+	for (uint32_t i = 0; i < r->n && !yes; i++)
+		yes = r->held[i].b.cls != VAC_HELD_REFERENCE && r->held[i].b.cls != VAC_HELD_BUSY;
+	return yes;
 }
 
 /* ---- Reading -------------------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT *
- * runtests: guards=both
+ * runtests: guards=all
  */
 /*
  * What a caller may get wrong, or run out of: each a clear error, and a pool in which nothing has

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT *
- * runtests: guards=both
+ * runtests: guards=all
  */
 /*
  * src/offline.c and migrate.c: blocks leave under everything that a program does meanwhile, every

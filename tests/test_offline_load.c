@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT *
- * runtests: guards=both
+ * runtests: guards=all
  */
 /*
  * Blocks leave while threads write, read, transfer and change the mappings of all that is in them; every

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT *
- * runtests: guards=both
+ * runtests: guards=all
  */
 /*
  * Who keeps a block, or only delays it, and who waits meanwhile: pins and their gates, threads that fault,

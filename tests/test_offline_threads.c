@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT *
- * runtests: guards=both
+ * runtests: guards=all
  */
 /*
  * What the engine asks of threads while blocks leave, and what it does not: stacks, signal handlers,

@@ -105,6 +105,7 @@ want 0 'block 16 of .* is online' "$V" online 16
 want 1 'online already' "$V" online 16
 want 1 'take it offline first' "$V" remove 16
 want 0 'possible' "$V" offline --dry-run 17
+json 0 '"possible": true' "$V" offline --json --dry-run 17
 want 0 '17 offline' "$V" offline 17
 silent
 want 64 'not online' "$V" offline 16-17
@@ -167,6 +168,21 @@ grep -q 'held, by:' "$dir/err" && grep -q 'work (cli/work_holder.c' "$dir/err" |
 grep -q "failed.*slow-holder" "$dir/out" || failed "the table of a held offline: $(cat "$dir/out")"
 want 0 " $held online" "$V" ls
 
+# Asked only, without trying: it says the same, and changes nothing.
+refused=no
+for _ in $(seq 400); do
+	"$V" offline --dry-run 0-15 >"$dir/out" 2>"$dir/err" </dev/null
+	if grep -q 'held now, by:' "$dir/err"; then
+		refused=yes
+		break
+	fi
+	sleep 0.05
+done
+[ $refused = yes ] && grep -q 'work (cli/work_holder.c' "$dir/err" ||
+	failed "a dry run does not say who holds a block: $(cat "$dir/out" "$dir/err")"
+grep -q '^ *[0-9]* *[0-9]* held ' "$dir/out" || failed "the table of a dry run: $(cat "$dir/out")"
+want 0 " $held online" "$V" ls
+
 # Detached, then cancelled; interrupted.
 want 0 'goes on in the program' "$V" offline --detach --timeout 1h "$held"
 for _ in $(seq 50); do
@@ -201,6 +217,7 @@ done
 want 4 'more is needed' "$V" offline --dry-run "$b"
 want 4 'not enough memory' "$V" offline "$b"
 json 4 '"missing_bytes": [1-9]' "$V" offline --json "$b"
+json 4 '"possible": false' "$V" offline --json --dry-run "$b"
 for b in $("$V" ls | awk '$2 == "offline" { print $1 }'); do
 	"$V" online "$b" >/dev/null 2>&1 || failed "cannot online $b again"
 done

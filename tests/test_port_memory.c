@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT *
- * runtests: guards=both
+ * runtests: guards=all
  */
 /*
  * port/linux: the memory of blocks (memfd.c) and what spaces show (view.c, edge.c).

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT *
- * runtests: guards=both
+ * runtests: guards=all
  */
 /*
  * The orders of host calls that design.md section 4 calls proven: hot writers

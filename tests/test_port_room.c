@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT *
- * runtests: guards=both
+ * runtests: guards=all
  */
 /* port/linux/room.c: a block's memory where there is little, in cgroups that are full and in made-up
  * hierarchies of them. */

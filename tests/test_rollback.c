@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT *
- * runtests: guards=both
+ * runtests: guards=all
  */
 /*
  * Roll-back, exact at every step: a scenario that makes every fallible call of the port is run with
@@ -39,15 +39,17 @@ static const char *const mode_name[MODES] = {"once", "from then on", "cancel"};
 
 #define NEVER UINT64_MAX
 
+/* One thread at a time. Under userfaultfd a handler is one, while the thread whose fault it serves sleeps
+ * in the kernel: atomic, as a sanitizer does not see that. */
 static struct {
-	bool off;
-	enum mode mode;
-	uint64_t calls, at; /* fail call number at, counted from 0 */
-	bool hit;           /* it has come to that */
-	enum kind kind;     /* of the one that failed */
-	struct vac_pool *pool;
-	int offlining; /* block, or -1 */
-	uint64_t calls_of[KINDS];
+	_Atomic bool off;
+	_Atomic enum mode mode;
+	_Atomic uint64_t calls, at; /* fail call number at, counted from 0 */
+	_Atomic bool hit;           /* it has come to that */
+	_Atomic enum kind kind;     /* of the one that failed */
+	struct vac_pool *_Atomic pool;
+	_Atomic int offlining; /* block, or -1 */
+	_Atomic uint64_t calls_of[KINDS];
 } inj;
 
 static const struct vac__mem_ops *const real = &vac__port_mem_ops;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT *
- * runtests: guards=both
+ * runtests: guards=all
  */
 /*
  * src/space.c, map.c, split.c and fault.c: what the calls on a space mean, against a naive model of

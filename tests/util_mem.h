@@ -15,7 +15,7 @@ struct pool {
 	void *ctx, *direct;
 	size_t bytes; /* of a block */
 	struct vac__backing b[2];
-	char *space; /* of as many bytes */
+	char *_Atomic space; /* of as many bytes; read where a fault is served, too */
 };
 
 /* The engine calls the port with all signals blocked. */

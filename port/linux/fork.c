@@ -47,29 +47,26 @@ bool vac__fork_by(uint32_t thread)
 	return thread && atomic_load_explicit(&owner, memory_order_relaxed) == thread;
 }
 
-void vac__fork_shut(void)
+bool vac__fork_shut(void)
 {
 	uint32_t w = atomic_load_explicit(&word, memory_order_relaxed);
 
 	for (;;) {
 		if (w & ALONE) {
 			if (atomic_load_explicit(&owner, memory_order_relaxed) == tid())
-				return;
+				return false;
 			vac__port_wait(&word, w, 0);
 			w = atomic_load_explicit(&word, memory_order_relaxed);
 		} else if (atomic_compare_exchange_weak_explicit(
 				   &word, &w, w + 1, memory_order_acquire, memory_order_relaxed)) {
-			return;
+			return true;
 		}
 	}
 }
 
-void vac__fork_open(void)
+void vac__fork_open(bool in)
 {
-	/* A fork may have begun to wait since we came in; it has no owner before we are out. */
-	uint32_t o = atomic_load_explicit(&owner, memory_order_relaxed);
-
-	if (o && o == tid())
+	if (!in)
 		return;
 	if (atomic_fetch_sub_explicit(&word, 1, memory_order_release) == (ALONE | 1))
 		vac__port_wake(&word, INT_MAX);

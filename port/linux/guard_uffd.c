@@ -126,10 +126,27 @@ static int uffd_ioctl(const struct vac__uffd *u, unsigned long what, void *arg)
 	return (int)vac__sys(syscall(SYS_ioctl, u->fd, what, arg));
 }
 
+/*
+ * The fault that this handler serves is of the thread that forks. That thread must sleep until all is
+ * done: it forks as soon as it is awake, and the engine, which acts for it, passes the fork lock. So its
+ * page, and whatever else of this guard is to be woken meanwhile, is woken last.
+ */
+static _Thread_local struct {
+	struct vac__uffd *u; /* NULL: nothing is put off */
+	uintptr_t lo, hi;
+} put_off;
+
 void vac__uffd_wake(struct vac__uffd *u, void *addr, size_t bytes)
 {
 	struct uffdio_range r = {.start = (uintptr_t)addr, .len = bytes};
 
+	if (put_off.u == u) {
+		if (put_off.hi == 0 || r.start < put_off.lo)
+			put_off.lo = (uintptr_t)r.start;
+		if (r.start + bytes > put_off.hi)
+			put_off.hi = (uintptr_t)r.start + bytes;
+		return;
+	}
 	if (uffd_ioctl(u, UFFDIO_WAKE, &r) < 0)
 		vac__port_panic(__FILE__, __LINE__, "UFFDIO_WAKE refused");
 }
@@ -337,6 +354,8 @@ static void serve(struct vac__uffd *u, const struct fault *fault)
 	struct vac__range *range = vac__range_get(fault->addr);
 	int r = -EFAULT;
 
+	put_off.u = fault->in_fork ? u : NULL;
+	put_off.hi = 0;
 	if (range) {
 		vac__thread_acts_for(fault->tid, fault->in_fork);
 		r = range->fn(range->arg, fault->addr, fault->access);
@@ -348,6 +367,10 @@ static void serve(struct vac__uffd *u, const struct fault *fault)
 		vac__range_put(range);
 	}
 	vac__uffd_wake(u, page_of(fault->addr), VAC_PAGE_BYTES);
+	if (put_off.u) {
+		put_off.u = NULL;
+		vac__uffd_wake(u, (void *)put_off.lo, put_off.hi - put_off.lo);
+	}
 }
 
 static void *handle(void *arg)

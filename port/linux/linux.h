@@ -144,9 +144,10 @@ VAC__HIDDEN uint32_t vac__thread_acting(void);
 VAC__HIDDEN void vac__thread_forked(void); /* thread.c: forget what is cached about the thread */
 
 /* Held around "mmap, then madvise(MADV_DONTFORK)": fork() waits until nobody is in between. Any
- * number of threads at once; may be taken in the SIGSEGV handler. Does not nest. */
-VAC__HIDDEN void vac__fork_shut(void);
-VAC__HIDDEN void vac__fork_open(void);
+ * number of threads at once; may be taken in the SIGSEGV handler. Does not nest. False: it is this thread
+ * that forks, and passes; open is told what shut has answered. */
+VAC__HIDDEN bool vac__fork_shut(void);
+VAC__HIDDEN void vac__fork_open(bool in);
 
 /* ---- vma.c ----------------------------------------------------------------------------------- */
 

@@ -43,13 +43,14 @@ static int reserve_memfd(size_t bytes, void **p)
 void *vac__port_meta_reserve(size_t bytes)
 {
 	void *p = NULL;
+	bool in;
 	int r;
 
 	vac__fork_init();
 	/* Booked, never refused: a report must be had just when mappings have run out, and a table
 	 * is one of few. vma.c keeps some for them. */
 	vac__port_vma_charge(1, true);
-	vac__fork_shut();
+	in = vac__fork_shut();
 	r = reserve_anon(bytes, &p);
 	if (r < 0)
 		r = reserve_memfd(bytes, &p);
@@ -57,7 +58,7 @@ void *vac__port_meta_reserve(size_t bytes)
 		vac__sys_munmap(p, bytes);
 		r = -ENOMEM;
 	}
-	vac__fork_open();
+	vac__fork_open(in);
 	if (r < 0) {
 		vac__port_vma_charge(-1, true);
 		return NULL;

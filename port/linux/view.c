@@ -65,13 +65,12 @@ static void dont_fork(void *addr, size_t bytes)
 
 int vac__map_shared(void *addr, size_t bytes, int prot, int fd, size_t off, bool must)
 {
-	int r;
+	bool in = vac__fork_shut();
+	int r = map_fixed(addr, bytes, prot, MAP_SHARED, fd, off, must);
 
-	vac__fork_shut();
-	r = map_fixed(addr, bytes, prot, MAP_SHARED, fd, off, must);
 	if (!r)
 		dont_fork(addr, bytes);
-	vac__fork_open();
+	vac__fork_open(in);
 	return r;
 }
 
@@ -194,16 +193,16 @@ static void wake(void *arg, void *addr, size_t bytes)
 static int map_watched(struct vac__mem_ctx *ctx, void *addr, size_t bytes, int fd, size_t off,
 		       bool must)
 {
+	bool in = vac__fork_shut();
 	void *p;
 	int r;
 
-	vac__fork_shut();
 	do {
 		r = vac__sys_mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, off, &p);
 	} while (r == -ENOMEM && must && vac__vma_relief());
 	if (!r)
 		dont_fork(p, bytes);
-	vac__fork_open();
+	vac__fork_open(in);
 	if (r < 0)
 		return r;
 	r = vac__sys_madvise(p, bytes, MADV_NOHUGEPAGE);
