@@ -67,6 +67,13 @@ struct vac__port_saved {
 void vac__port_enter(struct vac__port_saved *saved);
 void vac__port_leave(const struct vac__port_saved *saved);
 
+/*
+ * A thread of the engine's own: all signals blocked, no cancellation, a stack of 200 KiB at least. name:
+ * static storage, at most 15 bytes. join waits for its end and must be called. -ENOMEM.
+ */
+int vac__port_thread_start(const char *name, void (*fn)(void *arg), void *arg, uintptr_t *thread);
+void vac__port_thread_join(uintptr_t thread);
+
 bool vac__port_forked(void); /* true in a child of fork(): the pool is not here */
 
 /*

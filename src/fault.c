@@ -15,7 +15,7 @@
  */
 #include "internal.h"
 
-static struct vac__mutex *fault_lock(struct vac_space *s, uint32_t vpb)
+struct vac__mutex *vac__fault_lock(struct vac_space *s, uint32_t vpb)
 {
 	return &s->pool->fault[(vpb + s->id * 7u) % 64u];
 }
@@ -162,10 +162,23 @@ static int fill_base(struct vac_space *s, const struct vac__vma *v, uint32_t pag
 	return err;
 }
 
+/* Fill all that is empty of a vpb with base folios of zeroes. The space's lock and the vpb's fault lock
+ * are held. 0: nothing is empty any more. */
+int vac__fill_table(struct vac_space *s, const struct vac__vma *v, uint32_t vpb)
+{
+	uint32_t first = vpb * VAC__PB_PAGES, end = first + VAC__PB_PAGES;
+	int r = 0;
+
+	for (uint32_t p = first; p < end && r == 0; p++)
+		if (vac__entry_get(s, p) == 0)
+			r = fill_base(s, v, p, p, end);
+	return r;
+}
+
 static int fill(struct vac_space *s, const struct vac__vma *v, uint32_t page)
 {
 	uint32_t vpb = page >> VAC__PB_ORDER;
-	struct vac__mutex *m = fault_lock(s, vpb);
+	struct vac__mutex *m = vac__fault_lock(s, vpb);
 	uint32_t lo, hi;
 	int r = -ENOMEM;
 

@@ -66,6 +66,7 @@ int vac__split(struct vac_pool *pool, uint32_t pfn)
 	vac__wrunlock(&pool->families[fam].lock, VAC__RANK_RMAP);
 	vac__gate_wake(pool, pfn, old);
 	vac__stat_add(&pool->c.splits, 1);
+	vac__compactor_wake(pool);
 	return 0;
 }
 
