@@ -455,17 +455,17 @@ int vac_block_max(struct vac_pool *pool);
 
 struct vac_compact_opts {
 	size_t size;
-	int64_t timeout_ms;    /* 0: 10,000; below 0: none */
-	uint32_t flags;        /* VAC_COMPACT_*; 0: both */
-	uint32_t target;       /* stop when so many whole pageblocks are free; 0: as many as can be */
+	int64_t timeout_ms; /* 0: 10,000; below 0: none */
+	uint32_t flags;     /* VAC_COMPACT_*; 0: both */
+	uint32_t target;    /* stop when so many whole pageblocks are free; 0: as many as can be */
 	uint32_t max_used_pct; /* leave pageblocks alone that are fuller than this; 0: 75 */
 	uint32_t max_missing;  /* pages that a collapse may fill in with zeroes; below 512 */
 };
 
 struct vac_compact_result {
 	size_t size;
-	uint64_t free_before, free_after; /* whole pageblocks that are free */
-	uint64_t pageblocks_freed;        /* emptied; others may have used them since */
+	uint64_t free_before, free_after;   /* whole pageblocks that are free */
+	uint64_t pageblocks_freed;          /* emptied; others may have used them since */
 	uint64_t folios_moved, bytes_moved; /* base folios moved to gather; bytes copied in all */
 	uint64_t collapsed_in_place, collapsed_by_copy;
 	/* Pageblocks, or folios in them, that were left as they are: pinned; held by somebody outside the

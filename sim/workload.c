@@ -72,21 +72,23 @@ static struct {
 	struct work_config cfg;
 	struct vac_pool *pool;
 	struct vac_space *space;
-	uint64_t base, shared, buffer, scratch, scratch_gen;
-	uint32_t ops_off; /* bit set: this operation is switched off (swarm) */
-	int nr_writers, nr_queues, nr_blocks, admin, admin2, observer;
+	uint64_t base, shared, buffer, scratch;
+	uint64_t drops, drops_over; /* of scratch pages: begun, and ended */
+	uint32_t ops_off;           /* bit set: this operation is switched off (swarm) */
+	int nr_writers, nr_queues, nr_blocks, admin, admin2, observer, nr_compactors;
 	int queue[QUEUES_MAX];
 	struct writer writer[WRITERS_MAX];
 	uint64_t added; /* to the shared counter */
 	uint32_t steps_left;
 	bool calm, stop; /* second phase; queues and stormers end */
+	bool foreign;    /* of the compact workload: transfers without a pin too */
 	struct sim_faults faults;
 } w;
 
 static const char *const names[WORK_COUNT] = {
 	[WORK_MIX] = "mix",         [WORK_MIGRATE] = "migrate", [WORK_PIN] = "pin",
 	[WORK_MAP] = "map",         [WORK_REFAULT] = "refault", [WORK_DIO] = "dio",
-	[WORK_FOREIGN] = "foreign",
+	[WORK_FOREIGN] = "foreign", [WORK_COMPACT] = "compact",
 };
 
 const char *work_name(enum sim_workload k)
@@ -317,17 +319,18 @@ static void scratch(struct writer *t)
 	uint64_t a = w.scratch + sim_below(SCRATCH_PAGES) * PAGE, handle, gen, v;
 	uint32_t word = (uint32_t)t->id % WORDS;
 	struct sim_dma d;
-	bool starved = may_starve();
+	bool starved = may_starve(), kept;
 	int r;
 
 	if (sim_one_in(2) && !w.calm) {
-		w.scratch_gen++;
+		w.drops++;
 		r = vac_advise(w.space, ptr(a), PAGE, VAC_ADV_DONTNEED);
 		must(r == 0 || r == -EBUSY || r == -ENOMEM, SIM_CONTENT, "a drop of contents", r);
-		w.scratch_gen++;
+		w.drops_over++;
 		return;
 	}
-	gen = w.scratch_gen;
+	kept = w.drops == w.drops_over;
+	gen = w.drops;
 	r = vac_pin(w.space, ptr(a), PAGE, VAC_PIN_WRITE, "scratch", &handle);
 	if (r == -ENOMEM && starved)
 		return;
@@ -339,11 +342,11 @@ static void scratch(struct writer *t)
 		if (sim_one_in(3))
 			sim_sleep(sim_below(20000));
 		r = sim_load(a + word * 8, &v);
-		if (r == 0 && gen == w.scratch_gen && gen % 2 == 0 && v != t->seq)
+		if (r == 0 && kept && gen == w.drops && v != t->seq)
 			sim_fail(SIM_CONTENT, "a scratch page: %#llx, the device wrote %#llx",
 				 (unsigned long long)v, (unsigned long long)t->seq);
 		/* The pin is on the page that a device would reach, unless that was dropped. */
-		if (gen != w.scratch_gen || gen % 2)
+		if (gen != w.drops || !kept)
 			sim_dma_abandon(&d);
 		else
 			sim_dma_put(&d);
@@ -576,7 +579,7 @@ static void one_op(struct writer *t)
 
 	while (pick >= weight[op])
 		pick -= weight[op++];
-	if (w.cfg.workload == WORK_FOREIGN && sim_one_in(2))
+	if ((w.cfg.workload == WORK_FOREIGN && sim_one_in(2)) || (w.foreign && sim_one_in(5)))
 		op = sim_one_in(10)  ? OP_LONGPIN
 		     : sim_one_in(2) ? OP_FOREIGN_READ
 				     : OP_FOREIGN_WRITE;
@@ -748,6 +751,60 @@ static void observer(void *arg)
 	}
 }
 
+/* Compacts until told to stop, by whatever options. */
+static void compactor(void *arg)
+{
+	(void)arg;
+	while (!w.stop) {
+		struct vac_compact_opts o = VAC_INIT(struct vac_compact_opts);
+		struct vac_compact_result res = VAC_INIT(struct vac_compact_result);
+		bool aimed;
+		int r;
+
+		o.flags = (uint32_t)sim_below(4);
+		o.target = sim_one_in(2) ? (uint32_t)sim_below(6) : 0;
+		o.max_used_pct = (uint32_t)sim_below(101);
+		o.max_missing = (uint32_t)sim_below(VAC__PB_PAGES);
+		o.timeout_ms = 1 + (int64_t)sim_below(4);
+		aimed = o.target;
+		r = vac_pool_compact(w.pool, &o, &res);
+		sim_note("compact: %d, freed %llu, collapsed %llu and %llu", r,
+			 (unsigned long long)res.pageblocks_freed,
+			 (unsigned long long)res.collapsed_in_place,
+			 (unsigned long long)res.collapsed_by_copy);
+		must(r == 0 || (aimed && r == -ENOMEM) || r == -ETIMEDOUT, SIM_CONTENT,
+		     "a compaction", r);
+		sim_sleep(sim_below(200000));
+	}
+}
+
+/* With nobody else there all is gathered that can be: of each zone, less than two pageblocks' worth of
+ * free frames is left in pageblocks that are in use. */
+static void gathers_all(void)
+{
+	struct vac_compact_opts o = VAC_INIT(struct vac_compact_opts);
+	struct vac_compact_result res = VAC_INIT(struct vac_compact_result);
+	struct vac_pool_stats st = VAC_INIT(struct vac_pool_stats);
+	uint64_t free;
+	int r;
+
+	o.flags = VAC_COMPACT_GATHER;
+	o.max_used_pct = 100;
+	o.timeout_ms = -1;
+	r = vac_pool_compact(w.pool, &o, NULL);
+	must(r == 0, SIM_LIVENESS, "a compaction at rest", r);
+	vac_pool_stats(w.pool, &st);
+	free = st.frames_free + st.frames_reserved - st.pageblocks_free * VAC__PB_PAGES;
+	if (st.frames_quarantined == 0 && free >= 4 * VAC__PB_PAGES)
+		sim_fail(SIM_LIVENESS, "%llu frames are left scattered", (unsigned long long)free);
+	/* What is moved is moved for something. */
+	r = vac_pool_compact(w.pool, &o, &res);
+	must(r == 0, SIM_LIVENESS, "a compaction at rest", r);
+	if (res.folios_moved && res.pageblocks_freed == 0)
+		sim_fail(SIM_LIVENESS, "%llu pages were moved for nothing",
+			 (unsigned long long)res.folios_moved);
+}
+
 /* ---- The world -------------------------------------------------------------------------------- */
 
 static void open_pool(void)
@@ -766,6 +823,10 @@ static void open_pool(void)
 	po.fault_bytes = (uint32_t)(PAGE << sim_below(VAC__PB_ORDER + 1));
 	po.flags = sim_one_in(4) ? VAC_POOL_BASE_ONLY : 0;
 	po.flags |= sim_one_in(4) ? VAC_POOL_STACKS : 0;
+	if (w.cfg.workload == WORK_COMPACT) {
+		po.flags &= ~VAC_POOL_BASE_ONLY;
+		po.flags |= sim_one_in(3) ? VAC_POOL_COMPACT : 0;
+	}
 	calm.waits = w.faults.waits = sim_one_in(2);
 	sim_faults(&calm);
 	r = vac_pool_open(&po, &w.pool);
@@ -854,6 +915,14 @@ static void draw_world(void)
 		w.steps_left *= 2;
 		w.faults.slow = sim_one_in(2) ? 20000 : 0;
 		w.faults.blind = sim_one_in(2) ? 1 : sim_one_in(3) ? 3 : 0;
+		break;
+	case WORK_COMPACT:
+		for (int i = OP_ADD; i < OP_COUNT; i++)
+			w.ops_off |= (uint32_t)sim_one_in(4) << i;
+		w.nr_queues = (int)sim_below(2);
+		w.nr_compactors = 1 + (int)sim_below(2);
+		w.foreign = sim_one_in(3);
+		w.steps_left *= 2;
 		break;
 	default: w.nr_queues = QUEUES_MAX;
 	}
@@ -967,7 +1036,7 @@ void work_run(void *arg)
 	struct vac_pool_stats st = VAC_INIT(struct vac_pool_stats);
 	struct sim_faults none = {0};
 	bool over = false;
-	int a = -1, a2 = -1, o = -1, storm[4], nr_storm = 0, r;
+	int a = -1, a2 = -1, o = -1, storm[4], nr_storm = 0, compact[2], r;
 
 	memset(&w, 0, sizeof(w));
 	w.cfg = *(const struct work_config *)arg;
@@ -978,6 +1047,8 @@ void work_run(void *arg)
 		w.queue[i] = sim_spawn("queue", queue, NULL);
 	for (int i = 0; i < w.nr_writers; i++)
 		w.writer[i].thread = sim_spawn("writer", writer, &w.writer[i]);
+	for (int i = 0; i < w.nr_compactors; i++)
+		compact[i] = sim_spawn("compactor", compactor, NULL);
 	if (w.cfg.workload == WORK_REFAULT)
 		for (nr_storm = 0; nr_storm < 4; nr_storm++)
 			storm[nr_storm] = sim_spawn("stormer", stormer, NULL);
@@ -1021,7 +1092,11 @@ void work_run(void *arg)
 		sim_join(w.queue[i]);
 	for (int i = 0; i < nr_storm; i++)
 		sim_join(storm[i]);
+	for (int i = 0; i < w.nr_compactors; i++)
+		sim_join(compact[i]);
 
+	if (w.nr_compactors)
+		gathers_all();
 	final_check();
 	vac_pool_stats(w.pool, &st);
 	if (st.dangling)

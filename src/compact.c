@@ -48,8 +48,7 @@ static bool enough(const struct compact *c)
 
 static bool step_begin(struct compact *c, uint64_t *start)
 {
-	if (over(c) ||
-	    !vac__lock_until(&c->pool->hotplug, VAC__RANK_HOTPLUG, c->deadline_ns))
+	if (over(c) || !vac__lock_until(&c->pool->hotplug, VAC__RANK_HOTPLUG, c->deadline_ns))
 		return false;
 	*start = vac__port_now();
 	return true;
@@ -314,9 +313,8 @@ static int compact(struct compact *c)
 int vac_pool_compact(struct vac_pool *pool, const struct vac_compact_opts *opts,
 		     struct vac_compact_result *res)
 {
-	struct compact c = {.pool = pool,
-			    .opts = {.size = sizeof(c.opts)},
-			    .res = {.size = sizeof(c.res)}};
+	struct compact c = {
+		.pool = pool, .opts = {.size = sizeof(c.opts)}, .res = {.size = sizeof(c.res)}};
 	uint64_t start;
 	int r;
 
@@ -334,8 +332,8 @@ int vac_pool_compact(struct vac_pool *pool, const struct vac_compact_opts *opts,
 	VAC__ENTER();
 	start = vac__port_now();
 	if (c.opts.timeout_ms >= 0)
-		c.deadline_ns = start + (c.opts.timeout_ms ? (uint64_t)c.opts.timeout_ms : 10000) *
-						1000000;
+		c.deadline_ns =
+			start + (c.opts.timeout_ms ? (uint64_t)c.opts.timeout_ms : 10000) * 1000000;
 	r = compact(&c);
 	c.res.elapsed_ns = vac__port_now() - start;
 	VAC__LEAVE();
@@ -376,7 +374,8 @@ static void background(void *arg)
 		struct compact c = {.pool = pool, .stop = &k->stop, .share = SHARE};
 
 		if (short_of_pageblocks(pool)) {
-			c.opts.target = (uint32_t)(vac__ld_rlx(&pool->nr_total) / VAC__PB_PAGES / 32 + 1);
+			c.opts.target =
+				(uint32_t)(vac__ld_rlx(&pool->nr_total) / VAC__PB_PAGES / 32 + 1);
 			c.opts.flags = VAC_COMPACT_GATHER;
 			compact(&c);
 		}

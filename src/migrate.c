@@ -96,6 +96,12 @@ struct group {
 	uint32_t huge; /* what all of it becomes, or VAC__NO_PFN */
 };
 
+/* Sources are used again at once. */
+static bool aimed(const struct group *g)
+{
+	return g->gather || g->huge != VAC__NO_PFN;
+}
+
 /* The slot of an item in a space, if entries of its size can be there at all. */
 static vac__entry *slot_of(struct vac_space *s, const struct vac__mig_item *it)
 {
@@ -434,6 +440,10 @@ static bool freeze_group(struct group *g)
 	bool undo = false;
 	unsigned end;
 
+	/* Compaction uses frames again: those that only their block's certificate frees are no gain. */
+	for (unsigned k = 0; k < g->n && aimed(g); k++)
+		if (g->item[k].watch == VAC__WATCH_SUMS && g->item[k].dst != VAC__NO_PFN)
+			g->item[k].err = -VAC__EHELD;
 	for (unsigned k = 0; k < g->n; k = end) {
 		end = k + 1;
 		/* Failed before there was an entry, or gone: a unit by itself. */
@@ -502,6 +512,8 @@ static void finish_group(struct group *g, struct vac__mig_stats *st)
 {
 	struct vac_pool *pool = g->pool;
 
+	if (aimed(g))
+		look_again(g);
 	for (unsigned k = 0; k < g->n; k++) {
 		struct vac__mig_item *it = &g->item[k];
 		uint64_t bytes = (uint64_t)pages_of(it) << VAC__PAGE_SHIFT;
@@ -639,42 +651,44 @@ static bool move_whole(struct group *g, struct vac__mig_stats *st)
 	return undo;
 }
 
-/* ---- A group, continued --------------------------------------------------------------------- */
-
-static void migrate_group(struct group *g, enum vac__mig_mode mode, struct vac__mig_stats *st)
+static void collapse_group(struct group *g, enum vac__mig_mode mode, struct vac__mig_stats *st)
 {
-	bool aimed = g->gather || g->huge != VAC__NO_PFN;
 	uint64_t start;
 
 	vac__stat_add(&g->pool->c.migrate_attempts, g->n);
 	st->attempts += g->n;
 	lock_group(g, mode);
-	if (g->huge == VAC__NO_PFN)
-		alloc_group(g);
-	else
-		take_whole(g);
+	take_whole(g);
 	make_units(g);
 	start = vac__port_now();
 	walk(g, install_space);
 	VAC__SYNC("all_entries_set", g->item->src);
 	vac__look_before(g->pool, g->item, g->n);
-	/* Frames that only their block's certificate frees would be no gain. */
-	for (unsigned k = 0; k < g->n && aimed; k++)
-		if (g->item[k].watch == VAC__WATCH_SUMS && g->item[k].dst != VAC__NO_PFN)
-			g->item[k].err = -VAC__EHELD;
-	if (g->huge != VAC__NO_PFN) {
-		if (move_whole(g, st))
-			walk(g, undo_space);
-	} else {
-		if (freeze_group(g))
-			walk(g, undo_space);
-		copy_group(g, st);
-		VAC__SYNC("copied", g->item->src);
-		walk(g, publish_space);
-		VAC__SYNC("published", g->item->src);
-	}
-	if (aimed)
-		look_again(g);
+	if (move_whole(g, st))
+		walk(g, undo_space);
+	finish_group(g, st);
+	st->leaving_ns += vac__port_now() - start;
+}
+
+static void migrate_group(struct group *g, enum vac__mig_mode mode, struct vac__mig_stats *st)
+{
+	uint64_t start;
+
+	vac__stat_add(&g->pool->c.migrate_attempts, g->n);
+	st->attempts += g->n;
+	lock_group(g, mode);
+	alloc_group(g);
+	make_units(g);
+	start = vac__port_now();
+	walk(g, install_space);
+	VAC__SYNC("all_entries_set", g->item->src);
+	vac__look_before(g->pool, g->item, g->n);
+	if (freeze_group(g))
+		walk(g, undo_space);
+	copy_group(g, st);
+	VAC__SYNC("copied", g->item->src);
+	walk(g, publish_space);
+	VAC__SYNC("published", g->item->src);
 	finish_group(g, st);
 	st->leaving_ns += vac__port_now() - start;
 }
@@ -688,8 +702,7 @@ int vac__folio_edit(struct vac_pool *pool, uint32_t pfn, uint32_t family, uint32
 {
 	struct vac__frame *f = vac__frame(pool, pfn);
 	struct vac__mig_item it = {.src = pfn, .family = family, .index = index};
-	struct group g = {
-		.pool = pool, .item = &it, .n = 1, .family = family, .huge = VAC__NO_PFN};
+	struct group g = {.pool = pool, .item = &it, .n = 1, .family = family, .huge = VAC__NO_PFN};
 	int r = vac__folio_isolate(pool, pfn);
 
 	if (r < 0)
@@ -784,7 +797,10 @@ void vac__migrate_to(struct vac_pool *pool, struct vac__mig_item *items, unsigne
 		       items[end].family == g.family && items[end].index >> VAC__PB_ORDER == g.vpb)
 			end++;
 		g.n = end - i;
-		migrate_group(&g, mode, st);
+		if (aim->huge == VAC__NO_PFN)
+			migrate_group(&g, mode, st);
+		else
+			collapse_group(&g, mode, st);
 	}
 	for (unsigned i = 0; i < n; i++)
 		if (items[i].state == GONE)

@@ -52,9 +52,9 @@ static int complete(struct vac_pool_opts *o)
 	if (o->max_bytes < o->block_bytes || o->max_bytes / o->block_bytes > VAC__MAX_BLOCKS ||
 	    o->max_bytes >> VAC__PAGE_SHIFT >= VAC__NO_PFN)
 		return -EINVAL;
-	if (o->flags & ~(VAC_POOL_STACKS | VAC_POOL_NO_HUGE | VAC_POOL_BASE_ONLY |
-			 VAC_POOL_FORK_COPY | VAC_POOL_PINS_ONLY | VAC_POOL_TEST_NO_LOOK |
-			 VAC_POOL_COMPACT))
+	if (o->flags &
+	    ~(VAC_POOL_STACKS | VAC_POOL_NO_HUGE | VAC_POOL_BASE_ONLY | VAC_POOL_FORK_COPY |
+	      VAC_POOL_PINS_ONLY | VAC_POOL_TEST_NO_LOOK | VAC_POOL_COMPACT))
 		return -EINVAL;
 	if ((unsigned)o->guard > VAC_GUARD_USERFAULTFD)
 		return -EINVAL;

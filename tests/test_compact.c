@@ -185,7 +185,8 @@ static void test_in_place(void **state UNUSED)
 	for (unsigned i = 0; i < 3; i++) {
 		assert_ok(vac_protect(s, p + i * PB_BYTES + 40 * VAC_PAGE_BYTES, VAC_PAGE_BYTES,
 				      VAC_PROT_READ));
-		assert_ok(vac_protect(s, p + i * PB_BYTES + 40 * VAC_PAGE_BYTES, VAC_PAGE_BYTES, RW));
+		assert_ok(
+			vac_protect(s, p + i * PB_BYTES + 40 * VAC_PAGE_BYTES, VAC_PAGE_BYTES, RW));
 	}
 	assert_int_equal(huge_pages(s, p, MIB(6)), 0);
 	pin = t_pin(s, p + MIB(2) + 12345, 10, VAC_PIN_WRITE, "test");
@@ -330,7 +331,8 @@ static void owner(struct member *m)
 
 	MUST(seed);
 	while (!atomic_load(&m->team->stop)) {
-		unsigned at = (unsigned)(rnd(&m->rnd) % pages), n = 1 + (unsigned)(rnd(&m->rnd) % 64);
+		unsigned at = (unsigned)(rnd(&m->rnd) % pages),
+			 n = 1 + (unsigned)(rnd(&m->rnd) % 64);
 		unsigned what = (unsigned)(rnd(&m->rnd) % 16);
 		char *p = mine + at * VAC_PAGE_BYTES;
 		uint64_t pin;
@@ -357,16 +359,17 @@ static void owner(struct member *m)
 				while (r == -EBUSY);
 			MUST(r == 0 || r == -EBUSY);
 		} else if (what < 12) {
-			MUST(vac_pin(st->space, p, VAC_PAGE_BYTES, VAC_PIN_WRITE, "owner", &pin) == 0);
+			MUST(vac_pin(st->space, p, VAC_PAGE_BYTES, VAC_PIN_WRITE, "owner", &pin) ==
+			     0);
 			seed[at] = rnd(&m->rnd) | 1;
 			pat_fill(p, VAC_PAGE_BYTES, seed[at]);
 			MUST(vac_unpin(st->pool, pin) == 0);
 		}
 		for (unsigned i = 0; i < n; i++)
-			MUST((seed[at + i] ? pat_bad(p + i * VAC_PAGE_BYTES, VAC_PAGE_BYTES,
-						     seed[at + i])
-					   : zero_bad(p + i * VAC_PAGE_BYTES, VAC_PAGE_BYTES)) ==
-			     -1);
+			MUST((seed[at + i]
+				      ? pat_bad(p + i * VAC_PAGE_BYTES, VAC_PAGE_BYTES,
+						seed[at + i])
+				      : zero_bad(p + i * VAC_PAGE_BYTES, VAC_PAGE_BYTES)) == -1);
 		atomic_fetch_add(&m->team->rounds, 1);
 	}
 	for (unsigned i = 0; i < pages; i++)
@@ -466,11 +469,11 @@ static void test_background(void **state UNUSED)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_gather),	   cmocka_unit_test(test_target),
-		cmocka_unit_test(test_pinned),	   cmocka_unit_test(test_makes_room),
+		cmocka_unit_test(test_gather),     cmocka_unit_test(test_target),
+		cmocka_unit_test(test_pinned),     cmocka_unit_test(test_makes_room),
 		cmocka_unit_test(test_in_place),   cmocka_unit_test(test_by_copy),
-		cmocka_unit_test(test_missing),	   cmocka_unit_test(test_bad_input),
-		cmocka_unit_test(test_blind),	   cmocka_unit_test(test_storm),
+		cmocka_unit_test(test_missing),    cmocka_unit_test(test_bad_input),
+		cmocka_unit_test(test_blind),      cmocka_unit_test(test_storm),
 		cmocka_unit_test(test_background),
 	};
 
