@@ -264,7 +264,10 @@ struct vac_pool_stats {
 		migrate_bytes; /* tries, folios and bytes moved */
 	uint64_t gate_waits;   /* pins that waited for a gate */
 	uint64_t splits;       /* huge folios split */
-	uint64_t dangling;     /* migration entries met whose folio was not locked: always 0 */
+	/* Migration entries met whose folio was not locked: always 0, or the engine has an error. It is
+	 * then told to the log once, and mended where the page can be proven to be there; else a touch
+	 * of that page is SIGBUS, and the record says VAC_REFUSED_LOST. */
+	uint64_t dangling;
 	/* Wake-ups of waiters, and the longest single batch: processor time of the waker, which bounds
 	 * how long the kernel's queue was locked; being preempted in between is not in it. */
 	uint64_t wakes, wake_batch_max_ns;
@@ -580,6 +583,7 @@ enum vac_refusal {
 	VAC_REFUSED_HOST,     /* the host is: limit (all memory), used (not available), need */
 	VAC_REFUSED_MAPPINGS, /* the engine's share of vm.max_map_count; limit, used: mappings */
 	VAC_REFUSED_KERNEL,   /* the kernel refused although there seemed to be enough */
+	VAC_REFUSED_LOST,     /* an error of the engine: see vac_pool_stats.dangling; err is -EIO */
 };
 
 struct vac_fault_info {
@@ -587,7 +591,7 @@ struct vac_fault_info {
 	uint64_t count; /* faults refused since the pool was opened, this one included */
 	uintptr_t addr;
 	int write; /* 0: a read */
-	int err;   /* -ENOMEM */
+	int err;   /* -ENOMEM, -EIO */
 	enum vac_refusal why;
 	uint32_t tid; /* of the thread that got the signal */
 	uint64_t limit, used, need;

@@ -173,7 +173,8 @@ struct vac__held *vac__port_held(void);
 
 /* What the engine does with a touch the host refused. access: VAC__READ or VAC__WRITE; VAC__WAITS: the
  * host makes a writer wait for a leaving page by itself, which is only said (and may be said by a thread
- * that must not take a lock). 0: try the access again. -EFAULT: not allowed (a true SIGSEGV). -ENOMEM: no memory (SIGBUS). */
+ * that must not take a lock): 0, or that the access should be asked about all the same. 0: try the access again. -EFAULT: not allowed (a true SIGSEGV). -ENOMEM: no memory (SIGBUS);
+ * -EIO: its contents are lost (SIGBUS). */
 typedef int vac__fault_fn(void *arg, uintptr_t addr, unsigned access);
 
 struct vac__backing { /* the memory of one block; filled by block_open */

@@ -20,11 +20,11 @@ struct vac__mutex *vac__fault_lock(struct vac_space *s, uint32_t vpb)
 	return &s->pool->fault[(vpb + s->id * 7u) % 64u];
 }
 
-enum look { LOOK_NONE, LOOK_DONE, LOOK_WAIT, LOOK_AGAIN };
+enum look { LOOK_NONE, LOOK_DONE, LOOK_WAIT, LOOK_LOST };
 
 /*
  * Judge the slot of a page under its ptl. LOOK_WAIT: *pfn is the folio that leaves and *ticket the
- * wait prepared for it. LOOK_DONE: *err. LOOK_NONE: to be filled.
+ * wait prepared for it. LOOK_DONE: *err. LOOK_NONE: to be filled. LOOK_LOST: see dangling.c.
  */
 static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint32_t *pfn,
 		      uint32_t *ticket, int *err)
@@ -44,12 +44,8 @@ static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint3
 		*pfn = vac__e_pfn(e);
 		l = LOOK_WAIT;
 		VAC__SYNC("fault_saw_entry", *pfn);
-		if (!vac__folio_wait_prepare(s->pool, *pfn, ticket)) {
-			/* An entry whose folio is not locked was left behind, which must not be. */
-			vac__stat_add(&s->pool->c.dangling, 1);
-			VAC__DEBUG_ASSERT(!"dangling migration entry");
-			l = LOOK_AGAIN;
-		}
+		if (!vac__folio_wait_prepare(s->pool, *pfn, ticket))
+			l = LOOK_LOST;
 	} else if (vac__e_present(e)) {
 		uint64_t need = access & VAC__WRITE ? VAC__E_HWRITE : VAC__E_HREAD;
 
@@ -200,7 +196,7 @@ static int fill(struct vac_space *s, const struct vac__vma *v, uint32_t page)
 
 /*
  * Make a page present with the access wanted. Signals are blocked, no lock is held. May sleep for
- * a migration. 0, -EFAULT, -ENOMEM.
+ * a migration. 0, -EFAULT, -ENOMEM, -EIO: the page is lost.
  */
 int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 {
@@ -220,8 +216,15 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		l = look(s, page, access, &pfn, &ticket, &r);
 		if (l == LOOK_NONE)
 			r = fill(s, v, page);
+		if (l == LOOK_LOST) {
+			struct vac__rwlock *fam = &s->pool->families[s->family].lock;
+
+			vac__rdlock(fam, VAC__RANK_RMAP);
+			r = vac__dangling(s, page);
+			vac__rdunlock(fam, VAC__RANK_RMAP);
+		}
 		vac__rdunlock(&s->lock, VAC__RANK_SPACE);
-		if (l == LOOK_AGAIN)
+		if (l == LOOK_LOST && r == 0)
 			continue;
 		if (l != LOOK_WAIT)
 			return r;
@@ -235,18 +238,20 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 int vac__fault(void *space, uintptr_t addr, unsigned access)
 {
 	struct vac_space *s = space;
+	uint32_t page;
 	int r;
 
 	(void)vac__ld_acq(&s->ready);
+	page = (uint32_t)((addr - (uintptr_t)s->base) >> VAC__PAGE_SHIFT);
 	if (access == VAC__WAITS) {
 		vac__stat_add(&s->pool->c.fault_waits, 1);
-		return 0;
+		return vac__left_behind(s, page) ? -EAGAIN : 0;
 	}
 	vac__fork_pass(s->pool);
 	vac__stat_add(&s->pool->c.faults, 1);
 	vac__port_lack()->kind = VAC__LACK_NONE;
-	r = vac__fault_in(s, (uint32_t)((addr - (uintptr_t)s->base) >> VAC__PAGE_SHIFT), access);
-	if (r == -ENOMEM)
+	r = vac__fault_in(s, page, access);
+	if (r == -ENOMEM || r == -EIO)
 		vac__refuse(s, addr, access, r);
 	return r;
 }

@@ -295,6 +295,7 @@ void vac__resv_forget(struct vac_pool *pool, struct vac_space *s, uint32_t first
 static void become_base(struct vac_pool *pool, uint32_t pfn)
 {
 	set_flags(pool, pfn, VAC__F_BASE);
+	set_next(pool, pfn, VAC__NO_PFN); /* which is its family: none yet */
 	vac__st(&vac__frame(pool, pfn)->word, VAC__W_REF);
 }
 
@@ -303,6 +304,7 @@ static void become_huge(struct vac_pool *pool, uint32_t pfn)
 	for (uint32_t i = 1; i < VAC__PB_PAGES; i++)
 		set_flags(pool, pfn + i, VAC__F_TAIL);
 	set_flags(pool, pfn, VAC__F_HEAD);
+	set_next(pool, pfn, VAC__NO_PFN);
 	vac__st(&vac__frame(pool, pfn)->word, VAC__W_REF);
 }
 

@@ -346,7 +346,8 @@ struct vac_pool {
 	_Atomic uint64_t nr_pb_free; /* likewise: whole pageblocks on the free lists */
 	uint32_t draining;           /* zone lock: the pageblock that compaction empties, or none */
 	_Atomic uint64_t nr_pb_huge, nr_pb_base;
-	_Atomic uint32_t said_base; /* 1: the log knows that there are 4 KiB host pages */
+	_Atomic uint32_t said_base;     /* 1: the log knows that there are 4 KiB host pages */
+	_Atomic uint32_t said_dangling; /* 1: and that a migration entry was left behind */
 
 	struct vac__mutex
 		spaces_lock; /* rank space, never with a space's lock: the table of spaces */
@@ -488,6 +489,11 @@ int vac__fault(void *space, uintptr_t addr, unsigned access);
 int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access);
 struct vac__mutex *vac__fault_lock(struct vac_space *s, uint32_t vpb);
 int vac__fill_table(struct vac_space *s, const struct vac__vma *v, uint32_t vpb);
+
+/* ---- dangling.c ---- */
+extern bool vac__dangling_stops; /* cleared by tests: a debug build goes on as a release build does */
+int vac__dangling(struct vac_space *s, uint32_t page);
+bool vac__left_behind(struct vac_space *s, uint32_t page);
 
 /* ---- prefault.c ---- */
 int vac__space_list(struct vac_space *s);

@@ -403,6 +403,9 @@ static bool leaving(struct vac_space *s, uint32_t first, uint32_t end, uint32_t 
 		if (vac__folio_wait_prepare(s->pool, vac__e_pfn(e), ticket))
 			*pfn = vac__e_pfn(e);
 		vac__ptl_unlock(s, vpb);
+		/* A page that is lost does not leave: what can be changed is its VMA. */
+		if (*pfn == VAC__NO_PFN && vac__dangling(s, first - 1) < 0)
+			continue;
 		return true;
 	}
 	return false;

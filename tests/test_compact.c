@@ -5,6 +5,8 @@
  */
 #include "tests/util.h"
 
+#include <setjmp.h>
+
 #include "src/internal.h"
 
 #define PB_PAGES 512u
@@ -24,18 +26,15 @@ static struct vac_compact_result compact(struct vac_pool *pool, uint32_t flags, 
 	return res;
 }
 
-/* Where nobody shows us who holds a page, the program must have said that it pins. */
 static struct vac_pool *open_pool(uint64_t block_bytes, unsigned blocks, uint32_t flags)
 {
 	struct vac_pool_opts o = t_opts(block_bytes);
 
 	o.flags |= flags;
-	if (!TSAN && !ASAN && geteuid() == 0)
-		return t_open(&o, blocks);
-	o.flags |= VAC_POOL_PINS_ONLY;
 	return t_open(&o, blocks);
 }
 
+/* Where nobody shows us who holds a page, the program must have said that it pins. */
 static struct vac_pool *open_any(uint64_t block_bytes, unsigned blocks, uint32_t flags)
 {
 	struct vac_pool *pool = open_pool(block_bytes, blocks, flags);
@@ -296,16 +295,21 @@ static void test_blind(void **state UNUSED)
 {
 	struct vac_pool *pool = open_pool(MIB(8), 2, VAC_POOL_TEST_NO_LOOK);
 	struct vac_space *s = t_space(pool, MIB(16));
-	char *p = t_map(s, MIB(8), VAC_MAP_NOHUGE | VAC_MAP_POPULATE);
-	bool blind = !(TSAN || ASAN || geteuid() != 0);
+	char *p = t_map(s, MIB(8), VAC_MAP_NOHUGE | VAC_MAP_POPULATE), *q;
+	struct vac_compact_result res;
 
 	fill_thin(p, MIB(8), 8, 1);
 	thin_out(s, p, MIB(8), 8);
-	if (blind) {
-		compact(pool, VAC_COMPACT_GATHER, 0, 0, -EOPNOTSUPP);
-		assert_int_equal(t_stats(pool).frames_quarantined, 0);
-		assert_int_equal(t_stats(pool).compact_folios, 0);
-	}
+	compact(pool, VAC_COMPACT_GATHER, 0, 0, -EOPNOTSUPP);
+	assert_int_equal(t_stats(pool).frames_quarantined, 0);
+	assert_int_equal(t_stats(pool).compact_folios, 0);
+	/* What moves nothing is done. */
+	q = t_map(s, MIB(2), 0);
+	q[0] = 1;
+	assert_ok(vac_protect(s, q + 4096, 4096, VAC_PROT_READ));
+	assert_ok(vac_protect(s, q + 4096, 4096, RW));
+	res = compact(pool, 0, 0, 0, 0);
+	assert_int_equal(res.collapsed_in_place, 1);
 	check_thin(p, MIB(8), 8, 1);
 	t_close(pool);
 }
@@ -432,6 +436,140 @@ static void test_storm(void **state UNUSED)
 	t_close(pool);
 }
 
+/* ---- An entry left behind --------------------------------------------------------------------- */
+
+static _Atomic unsigned lines;
+
+static void count_lines(void *ctx UNUSED, enum vac_log_level level, const char *msg)
+{
+	if (level == VAC_LOG_ERROR && strstr(msg, "left behind"))
+		atomic_fetch_add(&lines, 1);
+}
+
+/* Make the entry of a page a migration entry of a folio that nobody moves. pfn: of another frame. */
+static void leave_behind(struct vac_space *s, const char *p, uint32_t pfn)
+{
+	uint32_t page = (uint32_t)((p - (char *)s->base) / VAC_PAGE_BYTES);
+	vac__entry *slot = t_page(s, p).huge ? vac__pmd(s, page / PB_PAGES) : vac__pte(s, page);
+	uint64_t e = atomic_load(slot), bits = e & 0xffff;
+	size_t bytes = t_page(s, p).huge ? PB_BYTES : VAC_PAGE_BYTES;
+	struct vac__frame *f = vac__frame(s->pool, vac__e_pfn(e));
+
+	/* As a migration leaves it: a reference, no mapping, the host stops writers. */
+	atomic_fetch_add(&f->word, VAC__W_REF);
+	bits = (bits & ~(uint64_t)(VAC__E_TYPE | VAC__E_HWRITE)) | VAC__E_MIGRATION;
+	assert_ok(s->pool->mem->leave(s->pool->mem_ctx, (void *)(uintptr_t)p, bytes,
+				      VAC__READ | VAC__WRITE));
+	atomic_store(slot, vac__e_make(pfn == VAC__NO_PFN ? vac__e_pfn(e) : pfn, bits));
+	atomic_fetch_sub(&f->word, VAC__W_MAP);
+	vac__ptl_lock(s, page / PB_PAGES);
+	vac__segments_settle(s, page / PB_PAGES, 0);
+	vac__ptl_unlock(s, page / PB_PAGES);
+}
+
+static void let_go(struct vac_pool *pool, uint32_t pfn)
+{
+	VAC__ENTER();
+	vac__folio_put(pool, pfn, VAC__W_REF);
+	VAC__LEAVE();
+}
+
+static void test_dangling(void **state UNUSED)
+{
+	struct vac_pool_opts o = t_opts(MIB(8));
+	struct vac_pool *pool;
+	struct vac_space *s;
+	uint32_t base, huge;
+	char *p, *q;
+
+	o.log = count_lines;
+	pool = t_open(&o, 2);
+	s = t_space(pool, MIB(8));
+	p = t_map(s, MIB(2), VAC_MAP_NOHUGE | VAC_MAP_POPULATE);
+	q = t_map(s, MIB(2), 0);
+	pat_fill(p, MIB(2), 1);
+	pat_fill(q, MIB(2), 2);
+	vac__dangling_stops = false;
+	base = (uint32_t)t_page(s, p + 5 * VAC_PAGE_BYTES).pfn;
+	huge = (uint32_t)t_page(s, q).pfn;
+	leave_behind(s, p + 5 * VAC_PAGE_BYTES, VAC__NO_PFN);
+	leave_behind(s, q, VAC__NO_PFN);
+	assert_int_equal(t_stats(pool).dangling, 0);
+	assert_true(can_write(p + 5 * VAC_PAGE_BYTES)); /* waits for nobody */
+	assert_int_equal(t_stats(pool).dangling, 1);
+	assert_int_equal(t_stats(pool).dangling_repaired, 1);
+	assert_int_equal(lines, 1);
+	assert_int_equal(pat_bad(p, MIB(2), 1), -1);
+	/* A change of rights meets the next one. */
+	assert_ok(vac_protect(s, q, MIB(2), VAC_PROT_READ));
+	assert_int_equal(t_stats(pool).dangling, 2);
+	assert_int_equal(t_stats(pool).dangling_repaired, 2);
+	assert_int_equal(lines, 1); /* said once */
+	assert_int_equal(pat_bad(q, MIB(2), 2), -1);
+	pat_fill(p, MIB(2), 3);
+	let_go(pool, base);
+	let_go(pool, huge);
+	t_check(pool);
+	vac__dangling_stops = true;
+	atomic_store(&pool->c.dangling, 0); /* t_close() would not have it */
+	t_close(pool);
+}
+
+static _Atomic unsigned buses;
+static sigjmp_buf back;
+
+static void on_bus(int sig UNUSED, siginfo_t *info UNUSED, void *uc UNUSED)
+{
+	atomic_fetch_add(&buses, 1);
+	siglongjmp(back, 1);
+}
+
+static bool refused(volatile char *p, bool write)
+{
+	if (sigsetjmp(back, 1))
+		return true;
+	if (write)
+		*p = 1;
+	else
+		(void)*p;
+	return false;
+}
+
+/* The frame is somebody else's by now: nobody is shown it, and the program is told. */
+static void test_dangling_lost(void **state UNUSED)
+{
+	struct sigaction a = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO}, old;
+	struct vac_fault_info info = VAC_INIT(struct vac_fault_info);
+	struct vac_pool *pool = t_pool(MIB(8), 2);
+	struct vac_space *s = t_space(pool, MIB(8));
+	char *p = t_map(s, MIB(2), VAC_MAP_NOHUGE | VAC_MAP_POPULATE);
+	char *lost = p + 7 * VAC_PAGE_BYTES;
+	uint32_t pfn = (uint32_t)t_page(s, lost).pfn;
+
+	pat_fill(p, MIB(2), 1);
+	assert_ok(sigaction(SIGBUS, &a, &old));
+	vac__dangling_stops = false;
+	leave_behind(s, lost, (uint32_t)t_page(s, p).pfn); /* names the frame of another page */
+	assert_true(refused(lost, true));
+	assert_true(refused(lost, false));
+	assert_true(buses >= 2);
+	assert_ok(vac_last_fault(pool, &info));
+	assert_int_equal(info.why, VAC_REFUSED_LOST);
+	assert_int_equal(info.err, -EIO);
+	assert_int_equal(info.addr, (uintptr_t)lost);
+	assert_int_equal(t_stats(pool).dangling_repaired, 0);
+	assert_true(t_stats(pool).dangling >= 1);
+	assert_int_equal(pat_bad(p, 7 * VAC_PAGE_BYTES, 1), -1);
+	let_go(pool, pfn);
+	/* Dropping the page mends it: zeroes, as after any drop. */
+	assert_ok(vac_advise(s, lost, VAC_PAGE_BYTES, VAC_ADV_DONTNEED));
+	assert_int_equal(zero_bad(lost, VAC_PAGE_BYTES), -1);
+	vac__dangling_stops = true;
+	atomic_store(&pool->c.dangling, 0); /* t_close() would not have it */
+	assert_ok(sigaction(SIGBUS, &old, NULL));
+	t_close(pool);
+}
+
 /* ---- In the background ------------------------------------------------------------------------ */
 
 static void test_background(void **state UNUSED)
@@ -469,12 +607,13 @@ static void test_background(void **state UNUSED)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_gather),     cmocka_unit_test(test_target),
-		cmocka_unit_test(test_pinned),     cmocka_unit_test(test_makes_room),
-		cmocka_unit_test(test_in_place),   cmocka_unit_test(test_by_copy),
-		cmocka_unit_test(test_missing),    cmocka_unit_test(test_bad_input),
-		cmocka_unit_test(test_blind),      cmocka_unit_test(test_storm),
-		cmocka_unit_test(test_background),
+		cmocka_unit_test(test_gather),        cmocka_unit_test(test_target),
+		cmocka_unit_test(test_pinned),        cmocka_unit_test(test_makes_room),
+		cmocka_unit_test(test_in_place),      cmocka_unit_test(test_by_copy),
+		cmocka_unit_test(test_missing),       cmocka_unit_test(test_bad_input),
+		cmocka_unit_test(test_blind),         cmocka_unit_test(test_storm),
+		cmocka_unit_test(test_background),    cmocka_unit_test(test_dangling),
+		cmocka_unit_test(test_dangling_lost),
 	};
 
 	t_guard_or_skip();

@@ -159,15 +159,18 @@ static void announce(struct vac__uffd *u, int n)
 
 /* ---- The reader ------------------------------------------------------------------------------ */
 
-/* A writer sleeps for a leaving page, and is served when that is mapped anew: just say so. */
-static void tell(uintptr_t addr)
+/* A writer sleeps for a leaving page, and is served when that is mapped anew: just say so. False: the
+ * engine knows of nobody who will do that, and wants to be asked. */
+static bool tell(uintptr_t addr)
 {
 	struct vac__range *range = vac__range_get(addr);
+	bool waits = true;
 
 	if (!range)
-		return;
-	range->fn(range->arg, addr, VAC__WAITS);
+		return true;
+	waits = range->fn(range->arg, addr, VAC__WAITS) == 0;
 	vac__range_put(range);
+	return waits;
 }
 
 static void take(struct vac__uffd *u, const struct uffd_msg *m)
@@ -180,9 +183,9 @@ static void take(struct vac__uffd *u, const struct uffd_msg *m)
 		return; /* others only had to be read */
 	/* A thread that forks, and writes to what it has stopped writers of, waits for itself: the engine
 	 * must let it pass. */
-	if (flags & UFFD_PAGEFAULT_FLAG_WP && !vac__fork_by(tid))
-		tell(addr);
-	else if (push(u, addr, tid, flags & UFFD_PAGEFAULT_FLAG_WRITE ? VAC__WRITE : VAC__READ))
+	if (flags & UFFD_PAGEFAULT_FLAG_WP && !vac__fork_by(tid) && tell(addr))
+		return;
+	if (push(u, addr, tid, flags & UFFD_PAGEFAULT_FLAG_WRITE ? VAC__WRITE : VAC__READ))
 		announce(u, 1);
 	else
 		vac__uffd_wake(u, page_of(addr), VAC_PAGE_BYTES); /* it comes again */
@@ -298,7 +301,7 @@ static void serve(struct vac__uffd *u, const struct fault *fault)
 		r = range->fn(range->arg, fault->addr, fault->access);
 		if (r == -EFAULT && fault->access == VAC__WRITE)
 			r = range->fn(range->arg, fault->addr, VAC__READ);
-		if (r == -ENOMEM || (r < 0 && insists(u, fault)))
+		if (r == -ENOMEM || r == -EIO || (r < 0 && insists(u, fault)))
 			refuse(u, (uintptr_t)page_of(fault->addr));
 		vac__thread_acts_for(0);
 		vac__range_put(range);
