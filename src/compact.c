@@ -216,22 +216,45 @@ static void gather(struct compact *c)
 
 /* ---- Collapsing ------------------------------------------------------------------------------- */
 
-/* The first vpb from `vpb` on that lies wholly in a mapping and has a table. The space's lock is held. */
-static bool candidate(struct vac_space *s, uint32_t *vpb)
-{
-	for (uint32_t i = 0; i < s->nr_vmas; i++) {
-		uint32_t v = (s->vmas[i].start + VAC__PB_PAGES - 1) >> VAC__PB_ORDER;
+#define LOOKS 65536u /* pageblocks of addresses that are looked at before others get a turn */
 
-		for (v = v > *vpb ? v : *vpb; v < s->vmas[i].end >> VAC__PB_ORDER; v++) {
-			if (s->vmas[i].nohuge || !s->vmas[i].prot)
-				break;
-			if ((vac__ld_rlx(vac__pmd(s, v)) & VAC__E_TYPE) != VAC__E_TABLE)
-				continue;
-			*vpb = v;
-			return true;
+/* Where a walk over a space is. */
+struct at {
+	uint32_t vpb;
+	uint32_t vma; /* a guess: an index near it */
+};
+
+enum next { NEXT_VPB, NEXT_TURN, NEXT_NONE };
+
+/*
+ * The first vpb from at->vpb on that lies wholly in a mapping and has a table. The space's lock is held;
+ * the mappings may have changed since the last call.
+ */
+static enum next candidate(struct vac_space *s, struct at *at)
+{
+	uint32_t i = at->vma < s->nr_vmas ? at->vma : s->nr_vmas, looks = LOOKS;
+
+	while (i > 0 && s->vmas[i - 1].end > (uint64_t)at->vpb * VAC__PB_PAGES)
+		i--;
+	for (; i < s->nr_vmas; i++) {
+		const struct vac__vma *m = &s->vmas[i];
+		uint32_t v = (m->start + VAC__PB_PAGES - 1) >> VAC__PB_ORDER;
+
+		at->vma = i;
+		if (looks-- == 0)
+			return NEXT_TURN;
+		if (m->nohuge || !m->prot)
+			continue;
+		for (v = v > at->vpb ? v : at->vpb; v < m->end >> VAC__PB_ORDER; v++) {
+			at->vpb = v;
+			if (looks == 0)
+				return NEXT_TURN;
+			looks--;
+			if ((vac__ld_rlx(vac__pmd(s, v)) & VAC__E_TYPE) == VAC__E_TABLE)
+				return NEXT_VPB;
 		}
 	}
-	return false;
+	return NEXT_NONE;
 }
 
 static void note_collapse(struct compact *c, int r)
@@ -248,40 +271,45 @@ static void note_collapse(struct compact *c, int r)
 		note(c, r);
 }
 
-/* Every vpb of a space. copy: of those too that lie scattered, while whole pageblocks are left over. */
-static void collapse_space(struct compact *c, struct vac_space *s, bool copy)
+/* The next vpb of a space. The hotplug lock is held. False: there is none. */
+static bool collapse_next(struct compact *c, struct vac_space *s, struct at *at, bool copy)
 {
-	struct vac_pool *pool = c->pool;
-	uint32_t vpb = 0;
-	bool more = true;
-	uint64_t start;
+	bool spare = vac__ld_rlx(&c->pool->nr_pb_free) > c->opts.target;
+	enum next next;
 	int r;
 
-	while (more && step_begin(c, &start)) {
-		vac__rdlock(&s->lock, VAC__RANK_SPACE);
-		more = candidate(s, &vpb);
-		if (more) {
-			bool spare = vac__ld_rlx(&pool->nr_pb_free) > c->opts.target;
-
-			r = vac__collapse(s, vpb++, c->opts.max_missing, copy && spare, &c->st);
-			/* What only a copy helps is told once, by the turn that copies. */
-			if (r > 0 || copy == c->may_move)
-				note_collapse(c, r);
-		}
-		vac__rdunlock(&s->lock, VAC__RANK_SPACE);
-		step_end(c, start);
+	vac__rdlock(&s->lock, VAC__RANK_SPACE);
+	next = candidate(s, at);
+	if (next == NEXT_VPB) {
+		r = vac__collapse(s, at->vpb++, c->opts.max_missing, copy && spare, &c->st);
+		/* What only a copy helps is told once, by the turn that copies. */
+		if (r > 0 || copy == c->may_move)
+			note_collapse(c, r);
 	}
+	vac__rdunlock(&s->lock, VAC__RANK_SPACE);
+	return next != NEXT_NONE;
 }
 
+/* Every vpb of every space. copy: of those too that lie scattered, while whole pageblocks are left over.
+ * A space is held for one step only, so that destroying it never waits for an offline. */
 static void collapse(struct compact *c, bool copy)
 {
-	for (uint32_t id = 0; id < VAC__MAX_SPACES && !over(c); id++) {
-		struct vac_space *s = vac__space_get(c->pool, id);
+	struct vac_space *s;
+	uint64_t start;
 
-		if (!s)
-			continue;
-		collapse_space(c, s, copy);
-		vac__space_put(s);
+	for (uint32_t id = 0; id < VAC__MAX_SPACES; id++) {
+		struct at at = {0};
+		bool more = vac__ld(&c->pool->spaces[id]) != NULL;
+
+		while (more && step_begin(c, &start)) {
+			s = vac__space_get(c->pool, id);
+			more = s && collapse_next(c, s, &at, copy);
+			if (s)
+				vac__space_put(s);
+			step_end(c, start);
+		}
+		if (over(c))
+			return;
 	}
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* runtests: guards=both
+/* runtests: guards=all
  *
  * src/compact.c and collapse.c: what compaction gains, what it leaves alone, and that nobody notices.
  */
