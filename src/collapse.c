@@ -203,6 +203,18 @@ static int show_all(struct vac_space *s, uint32_t vpb)
 	return r;
 }
 
+#define TRIES 3 /* one of 512 pages is easily held for a moment */
+
+/* Why the items have stayed: what is wrong with one of them, rather than that one kept the others. */
+static int why(const struct vac__mig_item *items)
+{
+	int r = items[0].err;
+
+	for (unsigned i = 0; i < VAC__PB_PAGES && r == -EAGAIN; i++)
+		r = items[i].err;
+	return r;
+}
+
 static int by_copy(struct vac_space *s, uint32_t vpb, const struct found *f,
 		   struct vac__mig_stats *st)
 {
@@ -218,8 +230,11 @@ static int by_copy(struct vac_space *s, uint32_t vpb, const struct found *f,
 		return r;
 	n = pick(s, vpb, items);
 	if (n == VAC__PB_PAGES) {
-		vac__migrate_to(pool, items, n, VAC__MIG_ASYNC, st, &aim);
-		r = items[0].err;
+		r = -EAGAIN;
+		for (int i = 0; i < TRIES && (r == -EAGAIN || r == -VAC__EHELD); i++) {
+			vac__migrate_to(pool, items, n, VAC__MIG_ASYNC, st, &aim);
+			r = why(items);
+		}
 	} else {
 		r = -EAGAIN;
 	}

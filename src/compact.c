@@ -130,7 +130,8 @@ static void drain(struct compact *c)
 	for (unsigned i = 0; i < n; i++) {
 		struct vac__mig_item *it = &pool->batch[i];
 
-		if (err == 0 && it->err == -EAGAIN) /* locked by another: wait for it, alone */
+		/* Locked by another, or held for a moment: once more, alone. */
+		if (err == 0 && (it->err == -EAGAIN || it->err == -VAC__EHELD))
 			vac__migrate_to(pool, it, 1, VAC__MIG_SYNC, &c->st, &aim);
 		if (err == 0 && it->err == 0)
 			continue;
