@@ -449,7 +449,7 @@ int vac_block_max(struct vac_pool *pool);
  * Without it nothing is moved unless vac_pool_compact() is called.
  *
  * Everything else goes on meanwhile, as during an offline: readers are not stopped, writers wait for the
- * page they touch. Pinned pages stay where they are; nobody's pins are waited for. Frames that are emptied
+ * page they touch, in a collapse by copy for its pageblock (docs/PERFORMANCE.md says how long). Pinned pages stay where they are; nobody's pins are waited for. Frames that are emptied
  * are used again at once, so where the kernel does not show who holds a page (sees_holders 0, see
  * FOREIGN) only collapse in place is done, unless the program has said VAC_POOL_PINS_ONLY.
  */
@@ -550,7 +550,7 @@ int vac_protect(struct vac_space *space, void *addr, size_t len, int prot);
 enum vac_advice {
 	VAC_ADV_WILLNEED = 1, /* fill in now; -ENOMEM where memory ran out, the rest is filled */
 	VAC_ADV_DONTNEED, /* drop the contents: zeroes on the next touch. -EBUSY as vac_unmap() */
-	VAC_ADV_HUGE,     /* from now on fill with huge folios where possible */
+	VAC_ADV_HUGE,     /* from now on fill with huge folios where possible: see COMPACTION too */
 	VAC_ADV_NOHUGE,   /* from now on fill with base folios; what is there stays */
 };
 int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice advice);

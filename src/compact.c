@@ -379,7 +379,8 @@ int vac_pool_compact(struct vac_pool *pool, const struct vac_compact_opts *opts,
 /* ---- In the background ------------------------------------------------------------------------ */
 
 #define SHARE 5             /* of a processor, in percent */
-#define REST_NS 1000000000u /* between two looks */
+#define REST_NS 1000000000u /* between two looks; twice as long each time nothing was gained */
+#define REST_DOUBLES 6
 
 /* Frames are free, enough for two pageblocks more, but fewer than 1/32 of the whole ones are. */
 static bool short_of_pageblocks(struct vac_pool *pool)
@@ -396,31 +397,36 @@ static void background(void *arg)
 	struct vac_pool *pool = arg;
 	struct vac__compactor *k = &pool->compactor;
 	uint64_t splits = 0;
+	unsigned futile = 0;
 
 	while (!vac__ld(&k->stop)) {
 		uint32_t seen = vac__event_read(&k->wake);
 		uint64_t now = vac__ld_rlx(&pool->c.splits);
 		struct compact c = {.pool = pool, .stop = &k->stop, .share = SHARE};
+		bool lack = short_of_pageblocks(pool), divided = now != splits;
 
-		if (short_of_pageblocks(pool)) {
+		if (lack) {
 			c.opts.target =
 				(uint32_t)(vac__ld_rlx(&pool->nr_total) / VAC__PB_PAGES / 32 + 1);
 			c.opts.flags = VAC_COMPACT_GATHER;
 			compact(&c);
 		}
-		if (now != splits) { /* what was divided may be whole again */
+		if (divided) { /* what was split may be whole again */
 			c.opts.target = 1;
 			c.opts.flags = VAC_COMPACT_COLLAPSE;
 			compact(&c);
 			splits = now;
 		}
-		if (vac__ld(&k->stop))
-			break;
-		/* At most once in REST_NS, however often it is asked for. */
-		vac__port_wait(&k->stop, 0, vac__port_now() + REST_NS);
-		if (!vac__ld(&k->stop) && !short_of_pageblocks(pool) &&
-		    vac__ld_rlx(&pool->c.splits) == splits)
+		if (c.res.pageblocks_freed + c.res.collapsed_in_place + c.res.collapsed_by_copy)
+			futile = 0;
+		else if (futile < REST_DOUBLES)
+			futile++;
+		if (!lack && !divided)
 			vac__event_wait(&k->wake, seen, 0);
+		/* However often it is asked for. */
+		if (!vac__ld(&k->stop))
+			vac__port_wait(&k->stop, 0,
+				       vac__port_now() + ((uint64_t)REST_NS << futile) / 2);
 	}
 }
 
