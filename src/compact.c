@@ -164,6 +164,8 @@ static bool highest(struct vac_pool *pool, uint32_t *n)
 static void pass(struct compact *c, uint32_t most)
 {
 	struct vac_pool *pool = c->pool;
+	uint32_t room =
+		UINT32_MAX; /* of the free scanner, once it was too little: it only gets less */
 	uint64_t start;
 
 	c->g.at = 0;
@@ -181,16 +183,24 @@ static void pass(struct compact *c, uint32_t most)
 		used = vac__frames_sparse(pool, c->g.source);
 		if (used == 0 || used > most)
 			continue;
+		if (used > room) {
+			c->res.skipped_no_room++;
+			continue;
+		}
 		if (!step_begin(c, &start))
 			return;
 		if (vac__ld(&pool->nr_quar))
 			vac__quarantine_release(pool);
 		used = vac__frames_sparse(pool, c->g.source);
 		if (used && used <= most) {
-			if (vac__gather_room(pool, &c->g, used) >= used)
+			uint32_t found = vac__gather_room(pool, &c->g, used);
+
+			if (found >= used) {
 				drain(c);
-			else
+			} else {
+				room = found;
 				c->res.skipped_no_room++;
+			}
 		}
 		step_end(c, start);
 	}
