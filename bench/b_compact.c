@@ -7,8 +7,8 @@
  * filled by default) or single pages; nobody touches the memory. The figure is the whole call in bytes
  * moved. Each pageblock that it gains takes an eighth of its bytes: what that comes to is given beside it.
  * collapse_copy, collapse_single: pageblocks whose pages lie apart from one another, in runs of 64 KiB or
- * each by itself, become huge folios, by migrating all 512. collapse_in_place: pageblocks that were split, where nothing is copied; the peer is
- * the copy that is spared.
+ * each by itself, become huge folios, by migrating all 512; the figure is the time of one.
+ * collapse_in_place: pageblocks that were split, where nothing is copied; the peer is the copy spared.
  */
 #include <errno.h>
 #include <string.h>
@@ -234,8 +234,7 @@ static int measure_collapse(struct bench_env *env, const char *name, uint64_t pa
 		if (done != bytes / VAC_PAGEBLOCK_BYTES)
 			r = bench_fail(env, "collapsing all pageblocks", -EAGAIN);
 		else if (run < 0)
-			res = bench_result(env, name, "us a pageblock", BENCH_LESS,
-					   "memcpy of the bytes");
+			res = bench_result(env, name, "us", BENCH_LESS, "memcpy of the bytes");
 		else
 			bench_add(res, (double)ns / 1e3 / (double)done,
 				  (double)peer / 1e3 / (double)done);
