@@ -126,5 +126,7 @@ int bench_scale(struct bench_env *env);
 int bench_sim_rate(struct bench_env *env);
 int bench_throughput(struct bench_env *env);
 int bench_bystander(struct bench_env *env);
+int bench_compact(struct bench_env *env);
+int bench_collapse(struct bench_env *env);
 
 #endif

@@ -120,7 +120,7 @@ static int print_pool(struct target *t)
 	printf("Pool %s of %s (pid %" PRIu32 "): %" PRIu64 " blocks of %s, %" PRIu64
 	       " online; %s used, %s free\n"
 	       "  guard %s; pageblocks filled by 2 MiB host pages: %" PRIu64
-	       ", by 4 KiB ones: %" PRIu64 "\n"
+	       ", by 4 KiB ones: %" PRIu64 "; free whole: %" PRIu64 "\n"
 	       "  host mappings: %" PRIu64 " of at most %" PRIu64 "; pins: %" PRIu64 "\n"
 	       "  socket %s\n",
 	       p->name, t->program[0] ? t->program : "?", p->pid, p->blocks,
@@ -128,7 +128,7 @@ static int print_pool(struct target *t)
 	       size_text(frames(p->frames_used), b, sizeof(b)),
 	       size_text(frames(p->frames_free + p->frames_reserved), c, sizeof(c)),
 	       guard_name((enum vac_guard)p->guard), p->pageblocks_huge, p->pageblocks_base,
-	       p->host_vmas, p->host_vma_limit, p->pins, t->path);
+	       p->pageblocks_free, p->host_vmas, p->host_vma_limit, p->pins, t->path);
 	failed = out_table_print(tb);
 	return err ? err : failed;
 }
@@ -180,6 +180,12 @@ static json_t *pool_json(struct target *t, int *err)
 	json_object_set_new(j, "migrate_folios", json_integer((json_int_t)p->migrate_folios));
 	json_object_set_new(j, "migrate_bytes", json_integer((json_int_t)p->migrate_bytes));
 	json_object_set_new(j, "gate_waits", json_integer((json_int_t)p->gate_waits));
+	json_object_set_new(j, "pageblocks_free", json_integer((json_int_t)p->pageblocks_free));
+	json_object_set_new(j, "compact_folios", json_integer((json_int_t)p->compact_folios));
+	json_object_set_new(j, "collapsed_in_place",
+			    json_integer((json_int_t)p->collapsed_in_place));
+	json_object_set_new(j, "collapsed_by_copy", json_integer((json_int_t)p->collapsed_by_copy));
+	json_object_set_new(j, "dangling", json_integer((json_int_t)p->dangling));
 	json_object_set_new(j, "blocks", blocks);
 	return j;
 }

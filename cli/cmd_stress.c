@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +46,9 @@ static const char *const reserved[] = {"foreign", "snapshot", "swap", "aio"};
 struct stress {
 	struct session s;
 	struct wl_run run;
-	bool json, sweep_at_checks;
+	bool json, sweep_at_checks, compact;
+	pthread_t compactor;
+	_Atomic bool compact_stop;
 	const struct wl_class *mix[WL_MAX_GROUPS];
 	unsigned n_mix;
 	uint64_t threads;
@@ -90,6 +93,7 @@ static void usage(void)
 	     "      --zone NAME          of the blocks: movable or normal (default movable)\n"
 	     "      --base-only          fill memory with 4 KiB folios only\n"
 	     "      --no-huge            use 4 KiB host pages only\n"
+	     "      --compact            gather free memory and make huge folios all the while\n"
 	     "      --check[=K]          pause all threads and check the whole pool after every K\n"
 	     "                           offlines (default 16; --check alone: 1; 0: at the end only)\n"
 	     "      --verify             at each check, verify all memory too\n"
@@ -188,6 +192,7 @@ enum {
 	OPT_ZONE,
 	OPT_BASE_ONLY,
 	OPT_NO_HUGE,
+	OPT_COMPACT,
 	OPT_CHECK,
 	OPT_VERIFY,
 	OPT_CONTROL,
@@ -208,6 +213,7 @@ static const struct option options[] = {
 	{"zone", required_argument, NULL, OPT_ZONE},
 	{"base-only", no_argument, NULL, OPT_BASE_ONLY},
 	{"no-huge", no_argument, NULL, OPT_NO_HUGE},
+	{"compact", no_argument, NULL, OPT_COMPACT},
 	{"check", optional_argument, NULL, OPT_CHECK},
 	{"verify", no_argument, NULL, OPT_VERIFY},
 	{"control", optional_argument, NULL, OPT_CONTROL},
@@ -242,6 +248,7 @@ static int parse_option(struct stress *st, int c, char **argv)
 	case OPT_ZONE: return parse_zone(optarg, &st->s.zone);
 	case OPT_BASE_ONLY: st->s.flags |= VAC_POOL_BASE_ONLY; return 0;
 	case OPT_NO_HUGE: st->s.flags |= VAC_POOL_NO_HUGE; return 0;
+	case OPT_COMPACT: st->compact = true; return 0;
 	case OPT_CHECK:
 		st->check_every = 1;
 		return optarg ? opt_number(&ctx, "--check", optarg, 0, UINT32_MAX, &st->check_every)
@@ -352,6 +359,53 @@ static int fill(struct stress *st)
 			return wl_run_add(&st->run, &wl_verify, (unsigned)threads_of(st, k), left);
 	}
 	return wl_run_add(&st->run, &wl_verify, 0, left);
+}
+
+/* ---- compaction ---- */
+
+static void *compact(void *arg)
+{
+	struct stress *st = arg;
+
+	while (!atomic_load(&st->compact_stop)) {
+		struct vac_compact_opts o = VAC_INIT(struct vac_compact_opts);
+		struct timespec rest = {.tv_nsec = 5000000};
+		int r;
+
+		o.timeout_ms = 1000;
+		r = vac_pool_compact(st->s.pool, &o, NULL);
+		if (r == -EOPNOTSUPP) /* said below; what needs no copy is done all the same */
+			rest.tv_nsec = 100000000;
+		else if (r < 0 && r != -ETIMEDOUT)
+			wl_fault(&st->run, "a compaction answers %s", vac_strerror(r));
+		nanosleep(&rest, NULL);
+	}
+	return NULL;
+}
+
+static int start_compaction(struct stress *st)
+{
+	struct vac_pool_stats ps = VAC_INIT(struct vac_pool_stats);
+	int r;
+
+	if (!st->compact)
+		return 0;
+	vac_pool_stats(st->s.pool, &ps);
+	if (!ps.sees_holders)
+		out_msg("holders cannot be seen here: only what needs no copy is collapsed");
+	r = -pthread_create(&st->compactor, NULL, compact, st);
+	if (r)
+		out_error("no thread for the compaction: %s", strerror(-r));
+	st->compact = r == 0;
+	return r;
+}
+
+static void stop_compaction(struct stress *st)
+{
+	if (!st->compact)
+		return;
+	atomic_store(&st->compact_stop, true);
+	pthread_join(st->compactor, NULL);
 }
 
 /* ---- the cycle ---- */
@@ -546,6 +600,10 @@ static int print_json(struct stress *st, double seconds)
 	json_object_set_new(j, "gate_waits", json_integer((json_int_t)ps.gate_waits));
 	json_object_set_new(j, "fault_waits", json_integer((json_int_t)ps.fault_waits));
 	json_object_set_new(j, "splits", json_integer((json_int_t)ps.splits));
+	json_object_set_new(j, "compact_folios", json_integer((json_int_t)ps.compact_folios));
+	json_object_set_new(j, "collapsed_in_place",
+			    json_integer((json_int_t)ps.collapsed_in_place));
+	json_object_set_new(j, "collapsed_by_copy", json_integer((json_int_t)ps.collapsed_by_copy));
 	json_object_set_new(j, "blockers", st->blockers);
 	st->blockers = NULL;
 	return out_json(j);
@@ -572,6 +630,7 @@ static void print_wait(struct stress *st, const char *name, enum wl_latency kind
 static int print_text(struct stress *st, double seconds)
 {
 	int err = wl_run_print(&st->run);
+	struct vac_pool_stats ps = VAC_INIT(struct vac_pool_stats);
 
 	printf("\nseed %" PRIu64 ", %.1f s\n", st->run.seed, seconds);
 	printf("offlines: %" PRIu64 " attempted, %" PRIu64 " succeeded, %" PRIu64
@@ -586,6 +645,11 @@ static int print_text(struct stress *st, double seconds)
 	print_wait(st, "readers' wait", WL_READER);
 	printf("host mappings: at most %" PRIu64 "; pool checked %" PRIu64 " times\n",
 	       atomic_load(&st->run.host_vmas_max), st->checks);
+	vac_pool_stats(st->s.pool, &ps);
+	if (st->compact)
+		printf("compaction moved %" PRIu64 " pages; collapsed %" PRIu64
+		       " pageblocks in place, %" PRIu64 " by copy; %" PRIu64 " splits\n",
+		       ps.compact_folios, ps.collapsed_in_place, ps.collapsed_by_copy, ps.splits);
 	printf("verified: %" PRIu64 " checks, %" PRIu64 " errors\n", wl_checked(&st->run),
 	       atomic_load(&st->run.faults));
 	return err;
@@ -617,7 +681,11 @@ static int run_stress(struct stress *st)
 		atomic_store(&run->phase, WL_DURING);
 		atomic_store(&st->end_ns, wl_now_ns() + st->duration_ns);
 		atomic_store(&st->t0_ns, wl_now_ns());
-		broken = cycles(st);
+		err = start_compaction(st);
+		if (!err) {
+			broken = cycles(st);
+			stop_compaction(st);
+		}
 		seconds = (double)(wl_now_ns() - st->t0_ns) / 1e9;
 	}
 	wl_run_stop(run);

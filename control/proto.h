@@ -59,6 +59,7 @@ struct vac__ctl_pool {
 	uint64_t pageblocks_huge, pageblocks_base, spaces, pins;
 	uint64_t host_vmas, host_vma_limit, meta_bytes_per_block;
 	uint64_t faults, migrate_folios, migrate_bytes, gate_waits;
+	uint64_t pageblocks_free, compact_folios, collapsed_in_place, collapsed_by_copy, dangling;
 	char name[VAC_NAME_MAX];
 	char version[16]; /* of the library */
 };

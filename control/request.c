@@ -60,6 +60,11 @@ static int answer_pool(struct vac_pool *pool, uint32_t works, struct vac__ctl_pa
 	p->migrate_folios = s.migrate_folios;
 	p->migrate_bytes = s.migrate_bytes;
 	p->gate_waits = s.gate_waits;
+	p->pageblocks_free = s.pageblocks_free;
+	p->compact_folios = s.compact_folios;
+	p->collapsed_in_place = s.collapsed_in_place;
+	p->collapsed_by_copy = s.collapsed_by_copy;
+	p->dangling = s.dangling;
 	memcpy(p->name, pool->name, sizeof(p->name));
 	strncpy(p->version, vac_version(), sizeof(p->version) - 1);
 	return sizeof(*p);

@@ -228,6 +228,7 @@ enum vac_log_level { VAC_LOG_INFO = 0, VAC_LOG_WARN, VAC_LOG_ERROR };
 #define VAC_POOL_FORK_COPY 8u  /* a child of fork() gets a private copy: see FORK AND EXEC */
 #define VAC_POOL_PINS_ONLY 16u /* the program pins all that it hands to the kernel: see FOREIGN */
 #define VAC_POOL_TEST_NO_LOOK 32u /* test switch: as on a host that does not show page counts */
+#define VAC_POOL_COMPACT 64u /* a thread gathers free memory in the background: see COMPACTION */
 
 struct vac_pool_opts {
 	size_t size;      /* sizeof(struct vac_pool_opts) */
@@ -282,7 +283,10 @@ struct vac_pool_stats {
 		migrate_bytes; /* tries, folios and bytes moved */
 	uint64_t gate_waits;   /* pins that waited for a gate */
 	uint64_t splits;       /* huge folios split */
-	uint64_t dangling;     /* migration entries met whose folio was not locked: always 0 */
+	/* Migration entries met whose folio was not locked: always 0, or the engine has an error. It is
+	 * then told to the log once, and mended where the page can be proven to be there; else a touch
+	 * of that page is SIGBUS, and the record says VAC_REFUSED_LOST. */
+	uint64_t dangling;
 	/* Wake-ups of waiters, and the longest single batch: processor time of the waker, which bounds
 	 * how long the kernel's queue was locked; being preempted in between is not in it. */
 	uint64_t wakes, wake_batch_max_ns;
@@ -293,6 +297,10 @@ struct vac_pool_stats {
 	/* See SNAPSHOTS. Taken so far; pages that were pinned, and copied at once; folios, and bytes,
 	 * copied when they were written; folios that were found to be nobody else's any more. */
 	uint64_t snapshots, snapshot_copies, cow_copies, cow_bytes, cow_reuses;
+	/* See COMPACTION. Whole pageblocks that are free; folios moved to gather them; huge folios made of
+	 * base ones where they lay, and by copying them. */
+	uint64_t pageblocks_free, compact_folios, collapsed_in_place, collapsed_by_copy;
+	uint64_t dangling_repaired; /* of `dangling`: those whose page could be proven to be there */
 };
 
 /* Fill *stats (set stats->size first). Counters are read one by one, not at one instant. */
@@ -459,6 +467,61 @@ struct vac_block_info {
 int vac_block_info(struct vac_pool *pool, int id, struct vac_block_info *info);
 int vac_block_max(struct vac_pool *pool);
 
+/* ---- COMPACTION ----------------------------------------------------------------------------- */
+
+/*
+ * Huge folios need whole free pageblocks, and memory that is filled and dropped page by page leaves few:
+ * each is kept by some pages. Compaction moves those pages together, into other pageblocks that are in
+ * use, until whole ones are free. Collapse makes one huge folio of the 512 base folios of a pageblock of
+ * addresses, after a partial unmap or protect has split it, or after it was filled page by page: in place
+ * where they lie in order (nothing is copied), else by copying them into a free pageblock. It is done
+ * only inside mappings that allow huge folios (not VAC_MAP_NOHUGE, VAC_ADV_NOHUGE, VAC_POOL_BASE_ONLY),
+ * for pageblocks of addresses that one mapping covers.
+ *
+ * With VAC_POOL_COMPACT a thread of the library does both, for at most 5 % of a processor: it gathers
+ * when fewer than one in 32 pageblocks are free while enough frames are, and collapses after splits.
+ * Without it nothing is moved unless vac_pool_compact() is called.
+ *
+ * Everything else goes on meanwhile, as during an offline: readers are not stopped, writers wait for the
+ * page they touch, in a collapse by copy for its pageblock (docs/PERFORMANCE.md says how long). Pinned pages stay where they are; nobody's pins are waited for. Frames that are emptied
+ * are used again at once, so where the kernel does not show who holds a page (sees_holders 0, see
+ * FOREIGN) only collapse in place is done, unless the program has said VAC_POOL_PINS_ONLY.
+ */
+#define VAC_COMPACT_GATHER 1u   /* move pages together */
+#define VAC_COMPACT_COLLAPSE 2u /* make huge folios */
+
+struct vac_compact_opts {
+	size_t size;
+	int64_t timeout_ms; /* 0: 10,000; below 0: none */
+	uint32_t flags;     /* VAC_COMPACT_*; 0: both */
+	uint32_t target;    /* stop when so many whole pageblocks are free; 0: as many as can be */
+	uint32_t max_used_pct; /* leave pageblocks alone that are fuller than this; 0: 75 */
+	uint32_t max_missing;  /* pages that a collapse may fill in with zeroes; below 512 */
+};
+
+struct vac_compact_result {
+	size_t size;
+	uint64_t free_before, free_after;   /* whole pageblocks that are free */
+	uint64_t pageblocks_freed;          /* emptied; others may have used them since */
+	uint64_t folios_moved, bytes_moved; /* base folios moved to gather; bytes copied in all */
+	uint64_t collapsed_in_place, collapsed_by_copy;
+	/* Pageblocks, or folios in them, that were left as they are: pinned; held by somebody outside the
+	 * engine; in somebody's hands or shared; without a place to go, or a whole pageblock to
+	 * collapse into; with more than max_missing pages missing. */
+	uint64_t skipped_pinned, skipped_foreign, skipped_busy, skipped_no_room, skipped_sparse;
+	uint64_t elapsed_ns, copy_ns;
+};
+
+/*
+ * Gather free pageblocks and collapse, until the target is reached, nothing is left to do, or time is up.
+ * Both may be NULL. Any thread; several take turns, and so do offlines. Blocks for at most the timeout
+ * and the pageblock in hand. 0; -ENOMEM (all is done that can be done now, and the target is not
+ * reached: see skipped_*), -ETIMEDOUT (what is done stays done), -EOPNOTSUPP (holders cannot be seen, and
+ * nothing could be collapsed in place), -EINVAL.
+ */
+int vac_pool_compact(struct vac_pool *pool, const struct vac_compact_opts *opts,
+		     struct vac_compact_result *res);
+
 /* ---- Spaces --------------------------------------------------------------------------------- */
 
 #define VAC_PROT_NONE 0
@@ -548,7 +611,7 @@ int vac_protect(struct vac_space *space, void *addr, size_t len, int prot);
 enum vac_advice {
 	VAC_ADV_WILLNEED = 1, /* fill in now; -ENOMEM where memory ran out, the rest is filled */
 	VAC_ADV_DONTNEED, /* drop the contents: zeroes on the next touch. -EBUSY as vac_unmap() */
-	VAC_ADV_HUGE,     /* from now on fill with huge folios where possible */
+	VAC_ADV_HUGE,     /* from now on fill with huge folios where possible: see COMPACTION too */
 	VAC_ADV_NOHUGE,   /* from now on fill with base folios; what is there stays */
 };
 int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice advice);
@@ -581,6 +644,7 @@ enum vac_refusal {
 	VAC_REFUSED_HOST,     /* the host is: limit (all memory), used (not available), need */
 	VAC_REFUSED_MAPPINGS, /* the engine's share of vm.max_map_count; limit, used: mappings */
 	VAC_REFUSED_KERNEL,   /* the kernel refused although there seemed to be enough */
+	VAC_REFUSED_LOST,     /* an error of the engine: see vac_pool_stats.dangling; err is -EIO */
 };
 
 struct vac_fault_info {
@@ -588,7 +652,7 @@ struct vac_fault_info {
 	uint64_t count; /* faults refused since the pool was opened, this one included */
 	uintptr_t addr;
 	int write; /* 0: a read */
-	int err;   /* -ENOMEM */
+	int err;   /* -ENOMEM, -EIO */
 	enum vac_refusal why;
 	uint32_t tid; /* of the thread that got the signal */
 	uint64_t limit, used, need;

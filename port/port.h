@@ -67,6 +67,13 @@ struct vac__port_saved {
 void vac__port_enter(struct vac__port_saved *saved);
 void vac__port_leave(const struct vac__port_saved *saved);
 
+/*
+ * A thread of the engine's own: all signals blocked, no cancellation, a stack of 200 KiB at least. name:
+ * static storage, at most 15 bytes. join waits for its end and must be called. -ENOMEM.
+ */
+int vac__port_thread_start(const char *name, void (*fn)(void *arg), void *arg, uintptr_t *thread);
+void vac__port_thread_join(uintptr_t thread);
+
 bool vac__port_forked(void); /* true in a child of fork(): the pool is not here */
 
 /*
@@ -174,8 +181,9 @@ struct vac__held *vac__port_held(void);
 
 /* What the engine does with a touch the host refused. access: VAC__READ or VAC__WRITE; VAC__WAITS: the
  * host makes a writer wait by itself, for a leaving page or a watched one, and says so (perhaps from a
- * thread that must not take a lock): 0: it will be mapped anew; 1: it wants the engine, in a call with
- * VAC__WRITE. Of these: 0: try the access again. -EFAULT: not allowed (a true SIGSEGV). -ENOMEM: no memory (SIGBUS). */
+ * thread that must not take a lock): 0: it will be mapped anew; else it wants the engine, in a call with
+ * VAC__WRITE. Of these: 0: try the access again. -EFAULT: not allowed (a true SIGSEGV). -ENOMEM: no memory (SIGBUS);
+ * -EIO: its contents are lost (SIGBUS). */
 typedef int vac__fault_fn(void *arg, uintptr_t addr, unsigned access);
 
 struct vac__backing { /* the memory of one block; filled by block_open */

@@ -68,13 +68,15 @@ struct work_world {
 	const struct work_kind *kind;
 	struct vac_pool *pool;
 	struct vac_space *space;
-	uint64_t base, shared, buffer, scratch, scratch_gen;
-	uint32_t ops_off; /* bit set: this operation is switched off (swarm) */
+	uint64_t base, shared, buffer, scratch;
+	uint64_t drops, drops_over; /* of scratch pages: begun, and ended */
+	uint32_t ops_off;           /* bit set: this operation is switched off (swarm) */
 	int nr_writers, nr_queues, nr_blocks, admin, admin2, observer;
 	int queue[QUEUES_MAX];
 	struct writer writer[WRITERS_MAX];
 	uint64_t added; /* to the shared counter */
 	uint32_t steps_left;
+	uint32_t pool_flags_on, pool_flags_off;
 	uint32_t spare;  /* pageblocks of memory more than what is mapped needs */
 	bool calm, stop; /* second phase; queues and stormers end */
 	struct sim_faults faults;
@@ -98,6 +100,7 @@ struct work_kind {
 	int nr_more;        /* at most MORE_MAX */
 	void (*calm)(void); /* at the end of the first phase: no host call fails any more */
 	bool first_try;     /* then every folio moves at the first try */
+	void (*rest)(void); /* when all threads have ended */
 	/* At the end of the second phase, when the writers have ended; not where a world is given up. */
 	void (*end)(void);
 };

@@ -222,18 +222,19 @@ static void scratch(struct writer *t)
 	uint64_t a = world.scratch + sim_below(SCRATCH_PAGES) * PAGE, handle, gen, v;
 	uint32_t word = (uint32_t)t->id % WORDS;
 	struct sim_dma d;
-	bool starved = work_may_starve();
+	bool starved = work_may_starve(), kept;
 	int r;
 
 	if (sim_one_in(2) && !world.calm) {
-		world.scratch_gen++;
+		world.drops++;
 		r = vac_advise(world.space, work_ptr(a), PAGE, VAC_ADV_DONTNEED);
 		work_must(r == 0 || r == -EBUSY || r == -ENOMEM, SIM_CONTENT, "a drop of contents",
 			  r);
-		world.scratch_gen++;
+		world.drops_over++;
 		return;
 	}
-	gen = world.scratch_gen;
+	kept = world.drops == world.drops_over;
+	gen = world.drops;
 	r = vac_pin(world.space, work_ptr(a), PAGE, VAC_PIN_WRITE, "scratch", &handle);
 	if (r == -ENOMEM && starved)
 		return;
@@ -245,11 +246,11 @@ static void scratch(struct writer *t)
 		if (sim_one_in(3))
 			sim_sleep(sim_below(20000));
 		r = sim_load(a + word * 8, &v);
-		if (r == 0 && gen == world.scratch_gen && gen % 2 == 0 && v != t->seq)
+		if (r == 0 && kept && gen == world.drops && v != t->seq)
 			sim_fail(SIM_CONTENT, "a scratch page: %#llx, the device wrote %#llx",
 				 (unsigned long long)v, (unsigned long long)t->seq);
 		/* The pin is on the page that a device would reach, unless that was dropped. */
-		if (gen != world.scratch_gen || gen % 2)
+		if (gen != world.drops || !kept)
 			sim_dma_abandon(&d);
 		else
 			sim_dma_put(&d);

@@ -264,17 +264,21 @@ static void snapper(void *arg)
 		busy++;
 		round_of(me);
 		busy--;
+		if (sim_one_in(3))
+			vac_pool_compact(world.pool, NULL, NULL);
 		sim_sleep(sim_below(100000));
 	}
 }
 
 static void draw(void)
 {
-	for (int i = OP_ADD; i < OP_COUNT; i++)
+	for (int i = OP_ADD; i < OP_OWN; i++)
 		world.ops_off |= (uint32_t)sim_one_in(3) << i;
 	world.nr_writers = 1 + (int)sim_below(2);
 	world.nr_queues = (int)sim_below(2);
 	world.spare = 10; /* pageblocks, for copies */
+	/* Folios that were cut for copies come together again. */
+	world.pool_flags_on = sim_one_in(2) ? VAC_POOL_COMPACT : 0;
 	busy = next = 0;
 	pause = false;
 }

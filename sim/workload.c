@@ -205,6 +205,7 @@ static void open_pool(void)
 	po.fault_bytes = (uint32_t)(PAGE << sim_below(VAC__PB_ORDER + 1));
 	po.flags = sim_one_in(4) ? VAC_POOL_BASE_ONLY : 0;
 	po.flags |= sim_one_in(4) ? VAC_POOL_STACKS : 0;
+	po.flags = (po.flags & ~world.pool_flags_off) | world.pool_flags_on;
 	calm.waits = world.faults.waits = sim_one_in(2);
 	sim_faults(&calm);
 	r = vac_pool_open(&po, &world.pool);
@@ -413,6 +414,8 @@ void work_run(void *arg)
 	for (int i = 0; i < world.kind->nr_more; i++)
 		sim_join(more[i]);
 
+	if (world.kind->rest)
+		world.kind->rest();
 	final_check();
 	vac_pool_stats(world.pool, &st);
 	if (st.dangling)

@@ -10,15 +10,16 @@
 #include <stdint.h>
 
 /* In this order, which decides with a seed what it runs: see derive() in explore.c. */
-#define WORKS(X)                                                                      \
-	X(mix)      /* everything, each seed with a random part of it switched off */ \
-	X(migrate)  /* writers and readers under continuous offline; no map calls */  \
-	X(pin)      /* pins, devices and gates */                                     \
-	X(map)      /* map, unmap, protect, advise and splits under offline */        \
-	X(refault)  /* many threads on one page: the storm of 2018 */                 \
-	X(dio)      /* endless overlapping transfers into one buffer: 2005 */         \
-	X(foreign)  /* transfers that nobody has pinned for */                        \
-	X(snapshot) /* snapshots, of snapshots too, that are read, written and pinned */
+#define WORKS(X)                                                                         \
+	X(mix)      /* everything, each seed with a random part of it switched off */    \
+	X(migrate)  /* writers and readers under continuous offline; no map calls */     \
+	X(pin)      /* pins, devices and gates */                                        \
+	X(map)      /* map, unmap, protect, advise and splits under offline */           \
+	X(refault)  /* many threads on one page: the storm of 2018 */                    \
+	X(dio)      /* endless overlapping transfers into one buffer: 2005 */            \
+	X(foreign)  /* transfers that nobody has pinned for */                           \
+	X(snapshot) /* snapshots, of snapshots too, that are read, written and pinned */ \
+	X(compact)  /* compaction and collapse against all of these */
 
 #define WORK_NUMBER(name) WORK_##name,
 enum sim_workload { WORKS(WORK_NUMBER) WORK_COUNT };

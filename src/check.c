@@ -183,11 +183,12 @@ static int check_pageblock(struct check *c, uint32_t n)
 
 static int check_lists(struct check *c)
 {
-	uint64_t sum = 0;
+	uint64_t sum = 0, whole = 0;
 
 	for (unsigned z = 0; z < 2; z++) {
 		for (unsigned order = 0; order <= VAC__PB_ORDER; order++) {
 			uint32_t prev = VAC__NO_PFN, pfn = c->pool->free[z][order].head;
+			uint64_t before = sum;
 
 			for (; pfn != VAC__NO_PFN;
 			     pfn = vac__ld_rlx(&vac__frame(c->pool, pfn)->next)) {
@@ -207,8 +208,14 @@ static int check_lists(struct check *c)
 			}
 			if (c->pool->free[z][order].tail != prev)
 				return bad(c, "free list %u/%u: wrong tail", z, order);
+			if (order == VAC__PB_ORDER)
+				whole += sum - before;
 		}
 	}
+	if (whole != vac__ld(&c->pool->nr_pb_free) << VAC__PB_ORDER)
+		return bad(c, "%llu frames in whole free pageblocks, counted %llu pageblocks",
+			   (unsigned long long)whole,
+			   (unsigned long long)vac__ld(&c->pool->nr_pb_free));
 	if (sum != c->free)
 		return bad(c, "free lists hold %llu frames, pageblocks %llu",
 			   (unsigned long long)sum, (unsigned long long)c->free);

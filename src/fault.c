@@ -17,12 +17,12 @@
  */
 #include "internal.h"
 
-static struct vac__mutex *fault_lock(struct vac_space *s, uint32_t vpb)
+struct vac__mutex *vac__fault_lock(struct vac_space *s, uint32_t vpb)
 {
 	return &s->pool->fault[(vpb + s->id * 7u) % 64u];
 }
 
-enum look { LOOK_NONE, LOOK_DONE, LOOK_WAIT, LOOK_AGAIN, LOOK_SHARED };
+enum look { LOOK_NONE, LOOK_DONE, LOOK_WAIT, LOOK_AGAIN, LOOK_SHARED, LOOK_LOST };
 
 /* A present entry is to become exclusive: its folio's lock and a reference, or the wait for the lock. */
 static enum look look_shared(struct vac_space *s, uint32_t pfn, uint32_t *ticket)
@@ -42,6 +42,7 @@ static enum look look_shared(struct vac_space *s, uint32_t pfn, uint32_t *ticket
 /*
  * Judge the slot of a page under its ptl. LOOK_WAIT: *pfn is the folio that leaves, or that somebody is
  * at, and *ticket the wait prepared for it. LOOK_SHARED: *pfn is locked, and referenced. LOOK_DONE: *err. LOOK_NONE: to be filled.
+ * LOOK_LOST: see dangling.c.
  */
 static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint32_t *pfn,
 		      uint32_t *ticket, int *err)
@@ -61,12 +62,8 @@ static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint3
 		*pfn = vac__e_pfn(e);
 		l = LOOK_WAIT;
 		VAC__SYNC("fault_saw_entry", *pfn);
-		if (!vac__folio_wait_prepare(s->pool, *pfn, ticket)) {
-			/* An entry whose folio is not locked was left behind, which must not be. */
-			vac__stat_add(&s->pool->c.dangling, 1);
-			VAC__DEBUG_ASSERT(!"dangling migration entry");
-			l = LOOK_AGAIN;
-		}
+		if (!vac__folio_wait_prepare(s->pool, *pfn, ticket))
+			l = LOOK_LOST;
 	} else if (vac__e_present(e) && !(e & VAC__E_EXCL) &&
 		   (access & (VAC__WRITE | VAC__UNSHARE))) {
 		*pfn = vac__e_pfn(e);
@@ -183,10 +180,23 @@ static int fill_base(struct vac_space *s, const struct vac__vma *v, uint32_t pag
 	return err;
 }
 
+/* Fill all that is empty of a vpb with base folios of zeroes. The space's lock and the vpb's fault lock
+ * are held. 0: nothing is empty any more. */
+int vac__fill_table(struct vac_space *s, const struct vac__vma *v, uint32_t vpb)
+{
+	uint32_t first = vpb * VAC__PB_PAGES, end = first + VAC__PB_PAGES;
+	int r = 0;
+
+	for (uint32_t p = first; p < end && r == 0; p++)
+		if (vac__entry_get(s, p) == 0)
+			r = fill_base(s, v, p, p, end);
+	return r;
+}
+
 static int fill(struct vac_space *s, const struct vac__vma *v, uint32_t page)
 {
 	uint32_t vpb = page >> VAC__PB_ORDER;
-	struct vac__mutex *m = fault_lock(s, vpb);
+	struct vac__mutex *m = vac__fault_lock(s, vpb);
 	uint32_t lo, hi;
 	int r = -ENOMEM;
 
@@ -219,7 +229,7 @@ static void wait_progress(struct vac_pool *pool)
 
 /*
  * Make a page present with the access wanted. Signals are blocked, no lock is held. May sleep for
- * a migration. 0, -EFAULT, -ENOMEM.
+ * a migration. 0, -EFAULT, -ENOMEM, -EIO: the page is lost.
  */
 int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 {
@@ -243,16 +253,27 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 			r = fill(s, v, page);
 		else if (l == LOOK_SHARED)
 			r = vac__unshare(s, v, page, pfn);
+		if (l == LOOK_LOST) {
+			struct vac__rwlock *fam = &s->pool->families[s->family].lock;
+
+			vac__rdlock(fam, VAC__RANK_RMAP);
+			r = vac__dangling(s, page);
+			vac__rdunlock(fam, VAC__RANK_RMAP);
+		}
 		vac__rdunlock(&s->lock, VAC__RANK_SPACE);
 		if (l == LOOK_SHARED && r == -EBUSY)
 			wait_progress(s->pool);
-		if (l == LOOK_AGAIN || (l == LOOK_SHARED && (r == -EAGAIN || r == -EBUSY)))
+		if (l == LOOK_AGAIN || (l == LOOK_LOST && r == 0) ||
+		    (l == LOOK_SHARED && (r == -EAGAIN || r == -EBUSY)))
 			continue;
 		/* What was dropped under a foreign holder, which may have been the kernel's own for a
 		 * moment, is memory too once it has let go. */
 		if (r == -ENOMEM && !released && vac__ld(&s->pool->nr_quar)) {
 			released = true;
-			if (vac__quarantine_try(s->pool, vac__gate_deadline(s->pool)))
+			/* One that pins may hold what whoever works on blocks is waiting for. */
+			if (vac__quarantine_try(s->pool, access & VAC__UNSHARE
+								 ? vac__port_now()
+								 : vac__gate_deadline(s->pool)))
 				continue;
 		}
 		if (l != LOOK_WAIT)
@@ -276,23 +297,25 @@ static int waits(struct vac_space *s, uint32_t page)
 	if (vac__e_present(e) && !(e & VAC__E_HWRITE))
 		return 1;
 	vac__stat_add(&s->pool->c.fault_waits, 1);
-	return 0;
+	return vac__left_behind(s, page);
 }
 
 /* The guard's upcall (vac__fault_fn). */
 int vac__fault(void *space, uintptr_t addr, unsigned access)
 {
 	struct vac_space *s = space;
+	uint32_t page;
 	int r;
 
 	(void)vac__ld_acq(&s->ready);
+	page = (uint32_t)((addr - (uintptr_t)s->base) >> VAC__PAGE_SHIFT);
 	if (access == VAC__WAITS)
-		return waits(s, (uint32_t)((addr - (uintptr_t)s->base) >> VAC__PAGE_SHIFT));
+		return waits(s, page);
 	vac__fork_pass(s->pool);
 	vac__stat_add(&s->pool->c.faults, 1);
 	vac__port_lack()->kind = VAC__LACK_NONE;
-	r = vac__fault_in(s, (uint32_t)((addr - (uintptr_t)s->base) >> VAC__PAGE_SHIFT), access);
-	if (r == -ENOMEM)
+	r = vac__fault_in(s, page, access);
+	if (r == -ENOMEM || r == -EIO)
 		vac__refuse(s, addr, access, r);
 	return r;
 }

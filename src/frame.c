@@ -13,6 +13,8 @@
  *    offsets (after FreeBSD's superpage reservations, Navarro et al., OSDI 2002): host mappings
  *    stay linear and merge, and what leaves together arrives together. Frames not yet used have
  *    F_RESV; they are given to others, oldest reservation first, when nothing else is free.
+ *    Compaction gives them to others too, one by one (gather_alloc): the frame goes back to the
+ *    reservation when it is freed.
  *  - A frame in quarantine is on no list and part of no chunk (quarantine.c).
  *  - total = free + reserved + isolated + quarantined + used, by count.
  */
@@ -66,11 +68,13 @@ static void set_prev(struct vac_pool *pool, uint32_t pfn, uint32_t prev)
 	vac__st_rlx(&vac__frame(pool, pfn)->prev, prev);
 }
 
-/* Chunks that the host has filled go to the front: they are reused before new memory is touched. */
+/* Chunks that the host has filled go to the front: they are reused before new memory is touched. Last
+ * comes what compaction is about to empty. */
 static void link_chunk(struct vac_pool *pool, uint32_t pfn, unsigned order)
 {
 	struct vac__free_list *l = list_of(pool, pfn, order);
-	bool last = vac__ld_rlx(&pb_of(pool, pfn)->populated) == VAC__PB_VIRGIN;
+	bool last = vac__ld_rlx(&pb_of(pool, pfn)->populated) == VAC__PB_VIRGIN ||
+		    pfn >> VAC__PB_ORDER == pool->draining;
 	uint32_t prev = last ? l->tail : VAC__NO_PFN, next = last ? VAC__NO_PFN : l->head;
 
 	set_prev(pool, pfn, prev);
@@ -83,6 +87,8 @@ static void link_chunk(struct vac_pool *pool, uint32_t pfn, unsigned order)
 		l->tail = pfn;
 	else
 		set_prev(pool, next, pfn);
+	if (order == VAC__PB_ORDER)
+		count(&pool->nr_pb_free, 1);
 }
 
 static void unlink_chunk(struct vac_pool *pool, uint32_t pfn, unsigned order)
@@ -98,6 +104,8 @@ static void unlink_chunk(struct vac_pool *pool, uint32_t pfn, unsigned order)
 		l->tail = prev;
 	else
 		set_prev(pool, next, prev);
+	if (order == VAC__PB_ORDER)
+		count(&pool->nr_pb_free, -1);
 }
 
 /* ---- Chunks --------------------------------------------------------------------------------- */
@@ -260,7 +268,7 @@ static uint32_t resv_take(struct vac_pool *pool, struct vac_space *s, uint32_t p
 	uint32_t slot = s->resv[page >> VAC__PB_ORDER];
 	uint32_t pfn;
 
-	if (!slot)
+	if (!slot || slot - 1 == pool->draining)
 		return VAC__NO_PFN;
 	pfn = ((slot - 1) << VAC__PB_ORDER) + page % VAC__PB_PAGES;
 	if (!(flags_of(pool, pfn) & VAC__F_RESV))
@@ -287,6 +295,7 @@ void vac__resv_forget(struct vac_pool *pool, struct vac_space *s, uint32_t first
 static void become_base(struct vac_pool *pool, uint32_t pfn)
 {
 	set_flags(pool, pfn, VAC__F_BASE);
+	set_next(pool, pfn, VAC__NO_PFN); /* which is its family: none yet */
 	vac__st(&vac__frame(pool, pfn)->word, VAC__W_REF);
 }
 
@@ -295,6 +304,7 @@ static void become_huge(struct vac_pool *pool, uint32_t pfn)
 	for (uint32_t i = 1; i < VAC__PB_PAGES; i++)
 		set_flags(pool, pfn + i, VAC__F_TAIL);
 	set_flags(pool, pfn, VAC__F_HEAD);
+	set_next(pool, pfn, VAC__NO_PFN);
 	vac__st(&vac__frame(pool, pfn)->word, VAC__W_REF);
 }
 
@@ -306,8 +316,10 @@ int vac__huge_alloc(struct vac_pool *pool, bool want_zero, uint32_t *pfn)
 	vac__lock(&pool->zone, VAC__RANK_ZONE);
 	*pfn = take_pageblock(pool);
 	vac__unlock(&pool->zone, VAC__RANK_ZONE);
-	if (*pfn == VAC__NO_PFN)
+	if (*pfn == VAC__NO_PFN) {
+		vac__compactor_wake(pool);
 		return -ENOMEM;
+	}
 	fresh = vac__ld_rlx(&pb_of(pool, *pfn)->populated) == VAC__PB_VIRGIN;
 	if (populate(pool, *pfn) < 0) {
 		vac__lock(&pool->zone, VAC__RANK_ZONE);
@@ -389,6 +401,130 @@ int vac__base_alloc(struct vac_pool *pool, struct vac_space *s, uint32_t page, u
 	vac__unlock(&pool->zone, VAC__RANK_ZONE);
 	*out = pfn;
 	return pfn == VAC__NO_PFN ? -ENOMEM : 0;
+}
+
+/* ---- For compaction -------------------------------------------------------------------------- */
+
+/* Take one frame out of a chunk smaller than a pageblock, or away from the reservation that keeps it. */
+static bool take_frame(struct vac_pool *pool, uint32_t pfn)
+{
+	uint32_t head = pfn;
+	unsigned order = 0;
+
+	if (flags_of(pool, pfn) & VAC__F_RESV) {
+		pb_of(pool, pfn)->nr_resv--;
+		count(&pool->nr_resv, -1);
+		return true;
+	}
+	while ((flags_of(pool, head) & (VAC__F_KIND | VAC__F_ORDER)) != (VAC__F_BUDDY | order)) {
+		if (++order == VAC__PB_ORDER)
+			return false;
+		head = pfn & ~((UINT32_C(1) << order) - 1);
+	}
+	take_chunk(pool, head, order);
+	while (order-- > 0) {
+		uint32_t half = head + (UINT32_C(1) << order);
+
+		free_chunk(pool, pfn < half ? half : head, order);
+		head = pfn < half ? head : half;
+	}
+	return true;
+}
+
+/* Does this pageblock take in what leaves `source`? It has room, is in use already, and is of a zone
+ * that pages of the source may be in. */
+static bool takes_in(const struct vac_pool *pool, uint32_t n, uint32_t source)
+{
+	const struct vac__pb *pb = &pool->pbs[n];
+	uint32_t room = (uint32_t)pb->nr_free + pb->nr_resv;
+
+	return pb->online && !pb->isolated && room &&
+	       room + vac__ld_rlx(&pb->nr_quar) < VAC__PB_PAGES &&
+	       (pb->zone == VAC_ZONE_MOVABLE || pb->zone == pool->pbs[source].zone);
+}
+
+/* The frame at this offset of the target pageblock, else the next free one. */
+static uint32_t take_in_target(struct vac_pool *pool, struct vac__gather *g, uint32_t offset)
+{
+	uint32_t first = g->target << VAC__PB_ORDER;
+
+	if (take_frame(pool, first + offset))
+		return first + offset;
+	for (uint32_t i = 0; i < VAC__PB_PAGES; i++) {
+		uint32_t k = (g->at + i) % VAC__PB_PAGES;
+
+		if (!take_frame(pool, first + k))
+			continue;
+		g->at = k + 1;
+		return first + k;
+	}
+	return VAC__NO_PFN;
+}
+
+/*
+ * A base folio for this page that lies in neither an empty pageblock nor one that is yet to be emptied:
+ * where its reservation keeps it, else in the target, at its own offset if that is free. The free
+ * scanner goes down when a pageblock is full. -ENOMEM: it has met the source.
+ */
+int vac__gather_alloc(struct vac_pool *pool, struct vac__gather *g, struct vac_space *s,
+		      uint32_t page, uint32_t *out)
+{
+	uint32_t pfn = VAC__NO_PFN, kept;
+
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	kept = s->resv[page >> VAC__PB_ORDER];
+	if (kept && (kept - 1 < g->source || kept - 1 >= g->target) &&
+	    takes_in(pool, kept - 1, g->source))
+		pfn = resv_take(pool, s, page);
+	while (pfn == VAC__NO_PFN && g->target > g->source) {
+		if (takes_in(pool, g->target, g->source))
+			pfn = take_in_target(pool, g, page % VAC__PB_PAGES);
+		if (pfn == VAC__NO_PFN) {
+			g->target--;
+			g->at = 0;
+		}
+	}
+	if (pfn != VAC__NO_PFN)
+		become_base(pool, pfn);
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+	*out = pfn;
+	return pfn == VAC__NO_PFN ? -ENOMEM : 0;
+}
+
+/* How many frames the free scanner finds above the source, counted up to `want`. */
+uint32_t vac__gather_room(struct vac_pool *pool, const struct vac__gather *g, uint32_t want)
+{
+	uint32_t room = 0;
+
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	for (uint32_t n = g->target; n > g->source && room < want; n--)
+		if (takes_in(pool, n, g->source))
+			room += (uint32_t)pool->pbs[n].nr_free + pool->pbs[n].nr_resv;
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+	return room;
+}
+
+/* How many frames are in use of a pageblock that could be given to others when it is empty; 0: none,
+ * or it could not. */
+uint32_t vac__frames_sparse(struct vac_pool *pool, uint32_t n)
+{
+	const struct vac__pb *pb = &pool->pbs[n];
+	uint32_t used = 0;
+
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	if (pb->online && !pb->isolated && vac__ld_rlx(&pb->nr_quar) == 0)
+		used = VAC__PB_PAGES - pb->nr_free - pb->nr_resv;
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+	return used;
+}
+
+/* All frames of the pageblock are one folio from now on: a reservation there has served. */
+void vac__resv_end(struct vac_pool *pool, uint32_t pfn)
+{
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	if (pb_of(pool, pfn)->resv_space)
+		resv_break(pool, pfn >> VAC__PB_ORDER);
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
 }
 
 /* A frame that was a base folio is free, or kept for its neighbours again. */
@@ -629,6 +765,21 @@ void vac__frames_unisolate(struct vac_pool *pool, uint32_t pfn)
 	relink(pool, pfn, true);
 	count(&pool->nr_free, pb->nr_free);
 	count(&pool->nr_isolated, -(int64_t)pb->nr_free);
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+}
+
+/*
+ * Compaction begins to empty a pageblock, or is through with it (VAC__NO_PFN). Meanwhile its frames are
+ * the last to be taken, and its reservation does not grow: but nothing is refused for its sake.
+ */
+void vac__frames_drain(struct vac_pool *pool, uint32_t n)
+{
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	pool->draining = n;
+	if (n != VAC__NO_PFN) {
+		relink(pool, n << VAC__PB_ORDER, false);
+		relink(pool, n << VAC__PB_ORDER, true);
+	}
 	vac__unlock(&pool->zone, VAC__RANK_ZONE);
 }
 

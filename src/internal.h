@@ -187,6 +187,7 @@ struct vac_space {
 	struct vac__mutex *ptl;     /* guards the entries and the host mapping of a vpb */
 	struct vac__mutex segments; /* rank segments: guards nseg */
 	uint16_t *nseg;             /* host mappings booked for a vpb, 0: it shows nothing */
+	_Atomic uint32_t users;     /* engine threads that are at it: destroying waits for them */
 	uint32_t *resv;             /* pb + 1 of its reservation; guarded by the zone lock */
 };
 
@@ -305,11 +306,25 @@ struct vac__mig_item {
 enum { VAC__WATCH_NONE, VAC__WATCH_HELD, VAC__WATCH_SUMS };
 #define VAC__BATCH VAC__PB_PAGES
 
+/* Compaction's two scanners, as pageblocks. Guarded by the hotplug lock; source < target. */
+struct vac__gather {
+	uint32_t source; /* being emptied */
+	uint32_t target; /* takes in what comes from below, at its own place or from `at` on */
+	uint32_t at;
+};
+
+/* Where a migration goes, if not where the allocator puts it. */
+struct vac__mig_aim {
+	struct vac__gather *gather; /* into what it names, or NULL */
+	uint32_t huge; /* the batch is a whole vpb and becomes this huge folio, or VAC__NO_PFN */
+};
+
 struct vac__counters {
 	_Atomic uint64_t faults, fault_waits, migrate_attempts, migrate_folios, migrate_bytes;
 	_Atomic uint64_t gate_waits, splits, dangling, wakes, wake_batch_max_ns;
 	_Atomic uint64_t foreign_held, late_carried, late_lost;
 	_Atomic uint64_t snapshots, snapshot_copies, cow_copies, cow_bytes, cow_reuses;
+	_Atomic uint64_t gathered, collapsed_in_place, collapsed_by_copy, repaired;
 };
 
 struct vac_pool {
@@ -336,8 +351,11 @@ struct vac_pool {
 	struct vac__free_list resv;                       /* of pageblocks, through resv_next */
 	_Atomic uint64_t nr_total, nr_free, nr_resv, nr_isolated; /* written under zone */
 	_Atomic uint64_t nr_quar;                                 /* likewise */
+	_Atomic uint64_t nr_pb_free; /* likewise: whole pageblocks on the free lists */
+	uint32_t draining;           /* zone lock: the pageblock that compaction empties, or none */
 	_Atomic uint64_t nr_pb_huge, nr_pb_base;
-	_Atomic uint32_t said_base; /* 1: the log knows that there are 4 KiB host pages */
+	_Atomic uint32_t said_base;     /* 1: the log knows that there are 4 KiB host pages */
+	_Atomic uint32_t said_dangling; /* 1: and that a migration entry was left behind */
 
 	struct vac__mutex
 		spaces_lock; /* rank space, never with a space's lock: the table of spaces */
@@ -364,6 +382,13 @@ struct vac_pool {
 	unsigned nr_lost; /* may be more */
 
 	struct vac__counters c;
+
+	struct vac__compactor {
+		uintptr_t thread;       /* of the port; constant while `runs` */
+		bool runs;              /* written by open and close only */
+		_Atomic uint32_t stop;  /* closing */
+		struct vac__event wake; /* there may be work */
+	} compactor;
 
 	_Atomic uint32_t fork_gate; /* a fork() is copying: short write pins wait; see fork.c */
 
@@ -439,6 +464,12 @@ uint32_t vac__frames_used(struct vac_pool *pool, uint32_t pfn, uint32_t *nr_free
 			  uint32_t *nr_resv);
 int vac__huge_alloc(struct vac_pool *pool, bool want_zero, uint32_t *pfn);
 int vac__base_alloc(struct vac_pool *pool, struct vac_space *space, uint32_t page, uint32_t *pfn);
+int vac__gather_alloc(struct vac_pool *pool, struct vac__gather *g, struct vac_space *space,
+		      uint32_t page, uint32_t *pfn);
+uint32_t vac__gather_room(struct vac_pool *pool, const struct vac__gather *g, uint32_t want);
+uint32_t vac__frames_sparse(struct vac_pool *pool, uint32_t pb);
+void vac__frames_drain(struct vac_pool *pool, uint32_t pb);
+void vac__resv_end(struct vac_pool *pool, uint32_t pfn);
 void vac__folio_free(struct vac_pool *pool, uint32_t pfn);
 void vac__folio_put(struct vac_pool *pool, uint32_t pfn, uint64_t unit);
 void vac__folio_quarantine(struct vac_pool *pool, uint32_t pfn, bool sums);
@@ -466,6 +497,7 @@ int vac__install_huge(struct vac_space *s, uint32_t vpb, uint32_t pfn, unsigned 
 int vac__install_base(struct vac_space *s, uint32_t first, const uint32_t *pfns, uint32_t n,
 		      unsigned prot);
 int vac__host_refresh(struct vac_space *s, uint32_t page);
+int vac__host_refresh_table(struct vac_space *s, uint32_t vpb);
 void vac__segments_settle(struct vac_space *s, uint32_t vpb, long charged);
 void vac__zap(struct vac_space *s, uint32_t first, uint32_t end);
 void vac__entries_hide(struct vac_space *s, uint32_t first, uint32_t end);
@@ -487,10 +519,19 @@ int vac__space_create(struct vac_pool *pool, uint64_t bytes, const char *name,
 		      struct vac_space *kin, struct vac_space **out);
 int vac__space_destroy(struct vac_space *s);
 int vac__vmas_clone(struct vac_space *to, const struct vac_space *from);
+struct vac_space *vac__space_get(struct vac_pool *pool, uint32_t id);
+void vac__space_put(struct vac_space *s);
 
 /* ---- fault.c ---- */
 int vac__fault(void *space, uintptr_t addr, unsigned access);
 int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access);
+struct vac__mutex *vac__fault_lock(struct vac_space *s, uint32_t vpb);
+int vac__fill_table(struct vac_space *s, const struct vac__vma *v, uint32_t vpb);
+
+/* ---- dangling.c ---- */
+extern bool vac__dangling_stops; /* cleared by tests: a debug build goes on as a release build does */
+int vac__dangling(struct vac_space *s, uint32_t page);
+bool vac__left_behind(struct vac_space *s, uint32_t page);
 
 /* Beside VAC__READ and VAC__WRITE: the page is to be exclusive, as it is going to be pinned. */
 #define VAC__UNSHARE 0x100u
@@ -539,8 +580,21 @@ struct vac__mig_stats {
 };
 void vac__migrate(struct vac_pool *pool, struct vac__mig_item *items, unsigned n,
 		  enum vac__mig_mode mode, struct vac__mig_stats *st);
+void vac__migrate_to(struct vac_pool *pool, struct vac__mig_item *items, unsigned n,
+		     enum vac__mig_mode mode, struct vac__mig_stats *st,
+		     const struct vac__mig_aim *aim);
 int vac__folio_edit(struct vac_pool *pool, uint32_t pfn, uint32_t family, uint32_t index,
 		    void (*fn)(void *arg, uint32_t pfn), void *arg);
+
+/* ---- collapse.c ---- */
+enum vac__collapsed { VAC__COLLAPSED_IN_PLACE = 1, VAC__COLLAPSED_BY_COPY };
+int vac__collapse(struct vac_space *s, uint32_t vpb, uint32_t max_missing, bool may_copy,
+		  struct vac__mig_stats *st);
+
+/* ---- compact.c ---- */
+int vac__compactor_start(struct vac_pool *pool);
+void vac__compactor_stop(struct vac_pool *pool);
+void vac__compactor_wake(struct vac_pool *pool);
 
 /* ---- quarantine.c ---- */
 void vac__look_before(struct vac_pool *pool, struct vac__mig_item *items, unsigned n);

@@ -374,6 +374,28 @@ int vac__host_refresh(struct vac_space *s, uint32_t page)
 	return r;
 }
 
+/*
+ * The present pages of a whole vpb lie in order in one pageblock, exclusive, with the same rights: show them all by
+ * one host mapping. The ptl is held. -ENOMEM: nothing has changed.
+ */
+int vac__host_refresh_table(struct vac_space *s, uint32_t vpb)
+{
+	uint32_t first = vpb * VAC__PB_PAGES;
+	uint64_t e = vac__ld_rlx(vac__pte(s, first));
+	unsigned prot = vac__host_want(s->pool, e);
+	int r;
+
+	if (!vac__port_vma_charge(2, false))
+		return -ENOMEM;
+	r = host_map(s, first, VAC__PB_PAGES, vac__e_pfn(e), prot);
+	for (uint32_t p = first; p < first + VAC__PB_PAGES && r == 0; p++) {
+		e = vac__ld_rlx(vac__pte(s, p)) & ~(uint64_t)VAC__E_HWATCH;
+		vac__st(vac__pte(s, p), e | vac__host_bits(prot));
+	}
+	vac__segments_settle(s, vpb, 2);
+	return r;
+}
+
 /* ---- Removing and changing ------------------------------------------------------------------ */
 
 /* Delete one entry. What it maps may be freed by this: the host shows it no more. A migration

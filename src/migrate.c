@@ -19,6 +19,12 @@
  *	   meanwhile is gone, and stays so.
  *	7. unlock both; that of the source wakes the waiters, and free it or keep it
  *
+ * Two kinds of migration aim at something. Compaction (gather) names the pageblocks that pages go to,
+ * and uses the sources again at once, so that these are looked at once more: who has taken a page for
+ * reading since the first look keeps its frame. A collapse (huge) makes one huge folio of all pages of a
+ * vpb: one unit, which comes whole or not at all, and whose publication puts the pmd's entry in the
+ * place of the ptes. Between its freeze and that, no space joins the family.
+ *
  * A unit is a run of a group that follows itself without a gap at its addresses and in its
  * destination: what the host replaces in one piece. Before the commit a failure undoes its unit:
  * entries present again, rights as before. Units leave, and stay or are replaced, as a whole, so
@@ -86,7 +92,15 @@ struct group {
 	unsigned n;
 	uint32_t family, vpb;
 	long charged; /* host mappings booked for the splits of step 3 */
+	struct vac__gather *gather;
+	uint32_t huge; /* what all of it becomes, or VAC__NO_PFN */
 };
+
+/* Sources are used again at once. */
+static bool aimed(const struct group *g)
+{
+	return g->gather || g->huge != VAC__NO_PFN;
+}
 
 /* The slot of an item in a space, if entries of its size can be there at all. */
 static vac__entry *slot_of(struct vac_space *s, const struct vac__mig_item *it)
@@ -361,6 +375,8 @@ static void alloc_group(struct group *g)
 		s = home_of(g, it);
 		if (!s)
 			r = -EAGAIN;
+		else if (g->gather && !it->huge)
+			r = vac__gather_alloc(pool, g->gather, s, it->index, &it->dst);
 		else if (it->huge)
 			r = vac__huge_alloc(pool, false, &it->dst);
 		else
@@ -437,6 +453,10 @@ static bool freeze_group(struct group *g)
 	bool undo = false;
 	unsigned end;
 
+	/* Compaction uses frames again: those that only their block's certificate frees are no gain. */
+	for (unsigned k = 0; k < g->n && aimed(g); k++)
+		if (g->item[k].watch == VAC__WATCH_SUMS && g->item[k].dst != VAC__NO_PFN)
+			g->item[k].err = -VAC__EHELD;
 	for (unsigned k = 0; k < g->n; k = end) {
 		end = k + 1;
 		/* Failed before there was an entry, or gone: a unit by itself. */
@@ -482,24 +502,47 @@ static void copy_group(struct group *g, struct vac__mig_stats *st)
 	st->copy_ns += vac__port_now() - t;
 }
 
+/* Sources that are about to be used again: whoever took one for reading after the first look has it
+ * now, and nobody can take it any more. He keeps it. */
+static void look_again(struct group *g)
+{
+	unsigned n;
+
+	for (unsigned k = 0; k < g->n; k += n) {
+		struct vac__mig_item *it = &g->item[k];
+
+		n = 1;
+		if (it->state != FROZEN)
+			continue;
+		while (k + n < g->n && it[n].state == FROZEN && it[n].src == it->src + n &&
+		       (it->src + n) % VAC__PB_PAGES)
+			n++;
+		vac__look_at_drop(g->pool, it->src, n);
+	}
+}
+
 static void finish_group(struct group *g, struct vac__mig_stats *st)
 {
 	struct vac_pool *pool = g->pool;
 
+	if (aimed(g))
+		look_again(g);
 	for (unsigned k = 0; k < g->n; k++) {
 		struct vac__mig_item *it = &g->item[k];
 		uint64_t bytes = (uint64_t)pages_of(it) << VAC__PAGE_SHIFT;
 
-		if (it->dst != VAC__NO_PFN)
+		if (it->dst != VAC__NO_PFN && g->huge == VAC__NO_PFN)
 			vac__folio_unlock(pool, it->dst);
 		if (it->state == FAILED && it->dst != VAC__NO_PFN) {
-			vac__folio_put(pool, it->dst, VAC__W_REF);
+			if (g->huge == VAC__NO_PFN)
+				vac__folio_put(pool, it->dst, VAC__W_REF);
 			vac__folio_unlock(pool, it->src);
 		}
 		if (it->state != FROZEN)
 			continue;
 		/* With no entry left to it, this was the destination's last reference. */
-		vac__folio_put(pool, it->dst, VAC__W_REF);
+		if (g->huge == VAC__NO_PFN || k == 0)
+			vac__folio_put(pool, it->dst, VAC__W_REF);
 		vac__and(&vac__frame(pool, it->src)->flags, ~VAC__F_ISOLATED);
 		vac__folio_unlock(pool, it->src);
 		VAC__SYNC("unlocked", it->src);
@@ -517,6 +560,126 @@ static void finish_group(struct group *g, struct vac__mig_stats *st)
 		vac__stat_add(&pool->c.migrate_bytes, bytes);
 	}
 	vac__port_vma_charge(-g->charged, true);
+}
+
+/* ---- Collapse ------------------------------------------------------------------------------- */
+
+/* All or nothing: one that cannot come lets all stay. */
+static void take_whole(struct group *g)
+{
+	int err = g->n == VAC__PB_PAGES ? 0 : -EAGAIN;
+
+	for (unsigned k = 0; k < g->n; k++)
+		if (g->item[k].state != LOCKED)
+			err = -EAGAIN;
+	for (unsigned k = 0; k < g->n; k++) {
+		struct vac__mig_item *it = &g->item[k];
+
+		if (err && it->state == LOCKED)
+			vac__folio_unlock(g->pool, it->src);
+		if (err && it->state != FAILED) {
+			it->state = FAILED;
+			it->err = err;
+		}
+		it->dst = err ? VAC__NO_PFN : g->huge + k;
+	}
+}
+
+/* The one space that shows the folios, if it shows each of them, exclusive and by equal rights. The
+ * family's lock is held. */
+static struct vac_space *sole_owner(struct group *g)
+{
+	uint64_t same = VAC__E_EXCL | VAC__E_HMAP | VAC__E_READ | VAC__E_WRITE, bits = 0;
+	struct vac_space *owner = NULL;
+	unsigned found = 0;
+
+	for (struct vac_space *s = vac__rmap_first(g->pool, g->family); s; s = s->next_in_family) {
+		unsigned before = found;
+
+		if (g->vpb >= s->vpbs)
+			continue;
+		vac__ptl_lock(s, g->vpb);
+		for (unsigned k = 0; k < g->n; k++) {
+			vac__entry *slot = slot_of(s, &g->item[k]);
+			uint64_t e = slot ? vac__ld_rlx(slot) : 0;
+
+			if (!vac__e_migration(e) || vac__e_pfn(e) != g->item[k].src)
+				continue;
+			bits = found++ ? bits : e & same;
+			if ((e & same) != bits)
+				found = VAC__PB_PAGES + 1;
+		}
+		vac__ptl_unlock(s, g->vpb);
+		if (found == before)
+			continue;
+		if (owner)
+			return NULL;
+		owner = s;
+	}
+	return found == VAC__PB_PAGES && (bits & VAC__E_EXCL) && (bits & VAC__E_HMAP) ? owner
+										      : NULL;
+}
+
+/* Step 6 for a whole vpb. Whoever reads without the lock finds the pmd's entry, or an empty pte, which
+ * sends him to the lock; never a pte of a folio that is gone. */
+static void publish_huge(struct group *g, struct vac_space *s)
+{
+	uint64_t bits;
+
+	vac__ptl_lock(s, g->vpb);
+	bits = vac__ld_rlx(vac__pte(s, g->item->index)) & ((1u << VAC__E_PFN_SHIFT) - 1);
+	bits = (bits & (VAC__E_RIGHTS | VAC__E_EXCL)) | VAC__E_PRESENT;
+	if (show_run(g, s, g->item, g->n, bits))
+		bits |= vac__host_bits(vac__host_want(g->pool, bits));
+	for (unsigned k = 0; k < g->n; k++)
+		vac__xchg(vac__pte(s, g->item[k].index), 0);
+	vac__w_map_get(&vac__frame(g->pool, g->huge)->word);
+	vac__xchg(vac__pmd(s, g->vpb), vac__e_make(g->huge, bits));
+	VAC__SYNC("entry_removed", g->huge);
+	vac__segments_settle(s, g->vpb, 0);
+	vac__ptl_unlock(s, g->vpb);
+}
+
+/* Steps 4 to 6. Answers whether there is something to undo. */
+static bool move_whole(struct group *g, struct vac__mig_stats *st)
+{
+	struct vac__rwlock *lock = &g->pool->families[g->family].lock;
+	struct vac_space *s;
+	bool undo;
+
+	/* Held throughout, so that what sole_owner() has found stays true. */
+	vac__rdlock(lock, VAC__RANK_RMAP);
+	s = sole_owner(g);
+	for (unsigned k = 0; k < g->n && !s; k++)
+		g->item[k].err = g->item[k].err ? g->item[k].err : -EAGAIN;
+	undo = freeze_group(g);
+	if (!undo && s) {
+		copy_group(g, st);
+		VAC__SYNC("copied", g->item->src);
+		publish_huge(g, s);
+		VAC__SYNC("published", g->huge);
+	}
+	vac__rdunlock(lock, VAC__RANK_RMAP);
+	return undo;
+}
+
+static void collapse_group(struct group *g, enum vac__mig_mode mode, struct vac__mig_stats *st)
+{
+	uint64_t start;
+
+	vac__stat_add(&g->pool->c.migrate_attempts, g->n);
+	st->attempts += g->n;
+	lock_group(g, mode);
+	take_whole(g);
+	make_units(g);
+	start = vac__port_now();
+	walk(g, install_space);
+	VAC__SYNC("all_entries_set", g->item->src);
+	vac__look_before(g->pool, g->item, g->n);
+	if (move_whole(g, st))
+		walk(g, undo_space);
+	finish_group(g, st);
+	st->leaving_ns += vac__port_now() - start;
 }
 
 static void migrate_group(struct group *g, enum vac__mig_mode mode, struct vac__mig_stats *st)
@@ -551,7 +714,7 @@ int vac__folio_edit(struct vac_pool *pool, uint32_t pfn, uint32_t family, uint32
 {
 	struct vac__frame *f = vac__frame(pool, pfn);
 	struct vac__mig_item it = {.src = pfn, .family = family, .index = index};
-	struct group g = {.pool = pool, .item = &it, .n = 1, .family = family};
+	struct group g = {.pool = pool, .item = &it, .n = 1, .family = family, .huge = VAC__NO_PFN};
 	int r = vac__folio_isolate(pool, pfn);
 
 	if (r < 0)
@@ -584,16 +747,19 @@ int vac__folio_edit(struct vac_pool *pool, uint32_t pfn, uint32_t family, uint32
  * By the pageblock of addresses, and there by the pageblock of frames: spaces of one family may have
  * frames of their own for the same pages, and those of one, which lie together, are to be one run.
  */
+static bool same_vpb(const struct vac__mig_item *a, const struct vac__mig_item *b)
+{
+	return a->family == b->family && a->index >> VAC__PB_ORDER == b->index >> VAC__PB_ORDER;
+}
+
 static bool together(const struct vac__mig_item *a, const struct vac__mig_item *b)
 {
-	return a->family == b->family && a->index >> VAC__PB_ORDER == b->index >> VAC__PB_ORDER &&
-	       a->src >> VAC__PB_ORDER == b->src >> VAC__PB_ORDER;
+	return same_vpb(a, b) && a->src >> VAC__PB_ORDER == b->src >> VAC__PB_ORDER;
 }
 
 static bool before(const struct vac__mig_item *a, const struct vac__mig_item *b)
 {
-	if (together(a, b) ||
-	    (a->family == b->family && a->index >> VAC__PB_ORDER != b->index >> VAC__PB_ORDER))
+	if (together(a, b) || (a->family == b->family && !same_vpb(a, b)))
 		return a->index < b->index;
 	return a->family != b->family ? a->family < b->family : a->src < b->src;
 }
@@ -622,6 +788,21 @@ static void sort_items(struct vac__mig_item *items, unsigned n)
 void vac__migrate(struct vac_pool *pool, struct vac__mig_item *items, unsigned n,
 		  enum vac__mig_mode mode, struct vac__mig_stats *st)
 {
+	const struct vac__mig_aim none = {.huge = VAC__NO_PFN};
+
+	vac__migrate_to(pool, items, n, mode, st, &none);
+}
+
+/*
+ * The same, to where `aim` says. With gather: base folios only, -ENOMEM where the scanners have met. With
+ * huge: asynchronously, the items are all the pages of a vpb; the reference on the huge folio is the
+ * mapping's if err is 0, else still the caller's.
+ */
+void vac__migrate_to(struct vac_pool *pool, struct vac__mig_item *items, unsigned n,
+		     enum vac__mig_mode mode, struct vac__mig_stats *st,
+		     const struct vac__mig_aim *aim)
+{
+	bool whole = aim->huge != VAC__NO_PFN;
 	unsigned end;
 
 	for (unsigned i = 0; i < n; i++) {
@@ -631,19 +812,27 @@ void vac__migrate(struct vac_pool *pool, struct vac__mig_item *items, unsigned n
 		items[i].index = vac__ld_rlx(&f->index);
 		items[i].huge = vac__ld_rlx(&f->flags) & VAC__F_HEAD;
 	}
-	sort_items(items, n);
+	/* A collapse takes them as they are, from wherever they lie, in the order of their pages. */
+	if (!whole)
+		sort_items(items, n);
 	for (unsigned i = 0; i < n; i = end) {
 		struct group g = {.pool = pool,
 				  .item = &items[i],
+				  .gather = aim->gather,
+				  .huge = aim->huge,
 				  .family = items[i].family,
 				  .vpb = items[i].index >> VAC__PB_ORDER};
 
 		end = i + 1;
 		while (end < n && mode == VAC__MIG_ASYNC && !items[i].huge && !items[end].huge &&
-		       together(&items[i], &items[end]))
+		       (whole ? same_vpb(&items[i], &items[end])
+			      : together(&items[i], &items[end])))
 			end++;
 		g.n = end - i;
-		migrate_group(&g, mode, st);
+		if (whole)
+			collapse_group(&g, mode, st);
+		else
+			migrate_group(&g, mode, st);
 	}
 	for (unsigned i = 0; i < n; i++)
 		if (items[i].state == GONE)

@@ -52,8 +52,9 @@ static int complete(struct vac_pool_opts *o)
 	if (o->max_bytes < o->block_bytes || o->max_bytes / o->block_bytes > VAC__MAX_BLOCKS ||
 	    o->max_bytes >> VAC__PAGE_SHIFT >= VAC__NO_PFN)
 		return -EINVAL;
-	if (o->flags & ~(VAC_POOL_STACKS | VAC_POOL_NO_HUGE | VAC_POOL_BASE_ONLY |
-			 VAC_POOL_FORK_COPY | VAC_POOL_PINS_ONLY | VAC_POOL_TEST_NO_LOOK))
+	if (o->flags &
+	    ~(VAC_POOL_STACKS | VAC_POOL_NO_HUGE | VAC_POOL_BASE_ONLY | VAC_POOL_FORK_COPY |
+	      VAC_POOL_PINS_ONLY | VAC_POOL_TEST_NO_LOOK | VAC_POOL_COMPACT))
 		return -EINVAL;
 	if ((unsigned)o->guard > VAC_GUARD_USERFAULTFD)
 		return -EINVAL;
@@ -102,6 +103,7 @@ static int pool_open(const struct vac_pool_opts *o, const char *name, struct vac
 		for (unsigned order = 0; order <= VAC__PB_ORDER; order++)
 			pool->free[z][order].head = pool->free[z][order].tail = VAC__NO_PFN;
 	pool->resv.head = pool->resv.tail = VAC__NO_PFN;
+	pool->draining = VAC__NO_PFN;
 
 	r = pool->mem->open(&pool->mem_ctx, pool->name, &pool->guard, o->flags);
 	if (r < 0) {
@@ -123,6 +125,9 @@ static int pool_open(const struct vac_pool_opts *o, const char *name, struct vac
 	if (r < 0)
 		goto fail;
 	pool->direct = direct;
+	r = o->flags & VAC_POOL_COMPACT ? vac__compactor_start(pool) : 0;
+	if (r < 0)
+		goto fail;
 	vac__pool_link(pool);
 	*out = pool;
 	if (o->guard == VAC_GUARD_AUTO && pool->guard != VAC_GUARD_USERFAULTFD)
@@ -180,6 +185,8 @@ int vac_pool_close(struct vac_pool *pool)
 	for (uint32_t i = 0; i < vac__ld_acq(&pool->ledger.top) && r == 0; i++)
 		if (vac__seq_used(vac__ld_acq(&pool->ledger.rec[i].seq)))
 			r = -EBUSY;
+	if (r == 0)
+		vac__compactor_stop(pool);
 	for (uint32_t i = 0; i < VAC__MAX_SPACES && r == 0; i++) {
 		struct vac_space *s = vac__ld(&pool->spaces[i]);
 
@@ -254,6 +261,11 @@ int vac_pool_stats(struct vac_pool *pool, struct vac_pool_stats *stats)
 	s.cow_copies = vac__ld_rlx(&pool->c.cow_copies);
 	s.cow_bytes = vac__ld_rlx(&pool->c.cow_bytes);
 	s.cow_reuses = vac__ld_rlx(&pool->c.cow_reuses);
+	s.pageblocks_free = vac__ld_rlx(&pool->nr_pb_free);
+	s.compact_folios = vac__ld_rlx(&pool->c.gathered);
+	s.collapsed_in_place = vac__ld_rlx(&pool->c.collapsed_in_place);
+	s.collapsed_by_copy = vac__ld_rlx(&pool->c.collapsed_by_copy);
+	s.dangling_repaired = vac__ld_rlx(&pool->c.repaired);
 	memcpy(stats, &s, s.size);
 	return 0;
 }

@@ -77,6 +77,7 @@ static void put_why(struct text *t, const struct vac_fault_info *i)
 		put(t, " (raise vm.max_map_count)");
 		break;
 	case VAC_REFUSED_KERNEL: put(t, "the kernel refused the memory"); break;
+	case VAC_REFUSED_LOST: put(t, "the engine has lost track of the page"); break;
 	}
 }
 
@@ -100,11 +101,11 @@ void vac__refuse(struct vac_space *s, uintptr_t addr, unsigned access, int err)
 				   .addr = addr,
 				   .write = (access & VAC__WRITE) != 0,
 				   .err = err,
-				   .why = why_of(lack),
+				   .why = err == -EIO ? VAC_REFUSED_LOST : why_of(lack),
 				   .tid = vac__port_tid(),
-				   .limit = lack->limit,
-				   .used = lack->used,
-				   .need = lack->need};
+				   .limit = err == -EIO ? 0 : lack->limit,
+				   .used = err == -EIO ? 0 : lack->used,
+				   .need = err == -EIO ? 0 : lack->need};
 	struct text t = {i.text, sizeof(i.text) - 1};
 
 	memcpy(i.space, s->name, sizeof(i.space));
@@ -122,7 +123,7 @@ void vac__refuse(struct vac_space *s, uintptr_t addr, unsigned access, int err)
 	put(&t, pool->name);
 	put(&t, "\", space \"");
 	put(&t, s->name);
-	put(&t, "\": no memory for 0x");
+	put(&t, err == -EIO ? "\": no page at 0x" : "\": no memory for 0x");
 	put_number(&t, addr, 16);
 	put(&t, ", SIGBUS for thread ");
 	put_number(&t, i.tid, 10);

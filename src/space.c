@@ -313,10 +313,38 @@ int vac__space_destroy(struct vac_space *s)
 	vac__st(&pool->spaces[s->id], NULL);
 	vac__unlock(&pool->spaces_lock, VAC__RANK_SPACE);
 	vac__sub(&pool->nr_spaces, 1);
+	/* Nobody gets it any more; who has it finds it empty, and is not long. */
+	for (uint32_t n; (n = vac__ld(&s->users)) != 0;)
+		vac__port_wait(&s->users, n, 0);
 	vac__space_unlist(s);
 	pool->mem->space_release(pool->mem_ctx, s->base, vac_space_bytes(s));
 	space_free(s);
 	return 0;
+}
+
+/* A space for a thread of the engine's, which neither its creator nor a fault has told of it; it stays
+ * until it is put. No lock is held, at put neither. */
+struct vac_space *vac__space_get(struct vac_pool *pool, uint32_t id)
+{
+	struct vac_space *s;
+
+	if (!vac__ld(&pool->spaces[id]))
+		return NULL;
+	vac__lock(&pool->spaces_lock, VAC__RANK_SPACE);
+	s = vac__ld(&pool->spaces[id]);
+	if (s)
+		vac__add(&s->users, 1);
+	vac__unlock(&pool->spaces_lock, VAC__RANK_SPACE);
+	return s;
+}
+
+void vac__space_put(struct vac_space *s)
+{
+	const _Atomic uint32_t *users = &s->users;
+
+	/* The space may be gone as soon as it is put: waking looks at no memory. */
+	if (vac__sub(&s->users, 1) == 1)
+		vac__port_wake(users, INT_MAX);
 }
 
 int vac_space_destroy(struct vac_space *space)
@@ -403,6 +431,9 @@ static bool leaving(struct vac_space *s, uint32_t first, uint32_t end, uint32_t 
 		if (vac__folio_wait_prepare(s->pool, vac__e_pfn(e), ticket))
 			*pfn = vac__e_pfn(e);
 		vac__ptl_unlock(s, vpb);
+		/* A page that is lost does not leave: what can be changed is its VMA. */
+		if (*pfn == VAC__NO_PFN && vac__dangling(s, first - 1) < 0)
+			continue;
 		return true;
 	}
 	return false;

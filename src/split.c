@@ -68,6 +68,7 @@ int vac__split(struct vac_pool *pool, uint32_t pfn)
 	vac__wrunlock(&pool->families[fam].lock, VAC__RANK_RMAP);
 	vac__gate_wake(pool, pfn, old);
 	vac__stat_add(&pool->c.splits, 1);
+	vac__compactor_wake(pool);
 	return 0;
 }
 
@@ -99,9 +100,19 @@ int vac__split_at(struct vac_space *s, uint32_t page, uint32_t *pfn, uint32_t *t
 		r = -EAGAIN;
 	}
 	if (r < 0) {
-		if (vac__folio_wait_prepare(pool, vac__e_pfn(e), ticket))
+		r = vac__folio_wait_prepare(pool, vac__e_pfn(e), ticket);
+		if (r)
 			*pfn = vac__e_pfn(e);
 		vac__ptl_unlock(s, vpb);
+		if (!r && vac__e_migration(e)) {
+			struct vac__rwlock *fam = &pool->families[s->family].lock;
+
+			vac__rdlock(fam, VAC__RANK_RMAP);
+			r = vac__dangling(s, page);
+			vac__rdunlock(fam, VAC__RANK_RMAP);
+			if (r < 0)
+				return -EBUSY;
+		}
 		return -EAGAIN;
 	}
 	vac__ptl_unlock(s, vpb);

@@ -8,7 +8,7 @@ set -u
 vacate=${VACATE:-${BUILD:-build}/vacate}
 names='offline_huge offline_base_run offline_base_single writer_wait reader_wait pin first_touch
 	fault_in storm gate cost scale sim_rate throughput
-	bystander'
+	bystander compact collapse'
 failures=0
 
 tmp=$(mktemp -d) || exit 1
@@ -44,7 +44,7 @@ expect 0 --list
 for n in $names; do
 	has "$tmp/out" "^$n "
 done
-[ "$(wc -l <"$tmp/out")" -eq 16 ] || fail "--list: more or fewer than 15 names"
+[ "$(wc -l <"$tmp/out")" -eq 18 ] || fail "--list: more or fewer than 17 names"
 
 expect 2 no_such_thing
 for n in $names; do

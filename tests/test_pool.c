@@ -587,7 +587,8 @@ static int child_calls(void)
 	if (vac_pin(parent.space, parent.mem, 1, 0, NULL, &pin) != -EPERM ||
 	    vac_unpin(parent.pool, parent.pin) != -EPERM)
 		return 13;
-	if (vac_report_block(parent.pool, 0, &report) != -EPERM)
+	if (vac_report_block(parent.pool, 0, &report) != -EPERM ||
+	    vac_pool_compact(parent.pool, NULL, NULL) != -EPERM)
 		return 14;
 	vac_report_free(parent.report);
 	vac_report_free(NULL);

@@ -117,6 +117,7 @@ void t_check(struct vac_pool *pool)
 void t_close(struct vac_pool *pool)
 {
 	t_check(pool);
+	assert_int_equal(t_stats(pool).dangling, 0);
 	assert_ok(vac_pool_close(pool));
 	if (--pools_open == 0) {
 		assert_int_equal(vmas_booked(), vmas_before);

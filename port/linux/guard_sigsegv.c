@@ -196,10 +196,10 @@ static void on_segv(int sig, siginfo_t *info, void *arg)
 		r = s->fn(s->arg, addr, access);
 		vac__range_put(s);
 	}
-	if (r == -ENOMEM)
+	if (r == -ENOMEM || r == -EIO)
 		no_memory(info, uc);
 	errno = saved;
-	if (r != 0 && r != -ENOMEM)
+	if (r != 0 && r != -ENOMEM && r != -EIO)
 		chain(sig, info, uc, __builtin_frame_address(0));
 }
 

@@ -520,6 +520,17 @@ void sim_join(int thread)
 	t->joined = -1;
 }
 
+int vac__port_thread_start(const char *name, void (*fn)(void *arg), void *arg, uintptr_t *thread)
+{
+	*thread = (uintptr_t)sim_spawn(name, fn, arg);
+	return 0;
+}
+
+void vac__port_thread_join(uintptr_t thread)
+{
+	sim_join((int)thread);
+}
+
 const struct sim_decision *sim_decisions(void)
 {
 	return decisions;
