@@ -296,6 +296,10 @@ static int waits(struct vac_space *s, uint32_t page)
 
 	if (vac__e_present(e) && !(e & VAC__E_HWRITE))
 		return 1;
+	/* It may have met the watch before the page began to leave, and then nobody would wake it if it
+	 * stays because the host refuses even that. */
+	if (e & VAC__E_HWATCH)
+		return vac__e_migration(e);
 	vac__stat_add(&s->pool->c.fault_waits, 1);
 	return vac__left_behind(s, page);
 }
