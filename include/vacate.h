@@ -271,6 +271,12 @@ struct vac_pool_stats {
 	 * free nor as used; looks that found a holder; bytes written late and carried over, or lost. */
 	uint64_t frames_quarantined, foreign_held, late_carried_bytes, late_lost_bytes;
 	uint64_t sees_holders; /* 1: the kernel's counts can be read; 0: late bytes are looked for */
+	/* Swap. Slots of 4 KiB in the file, those in use, and of these the ones that could not be written
+	 * and are used for nothing; pages read and written; pages touched again after they had been
+	 * written and before their frame was used for something else, so without I/O; pages that could
+	 * not be read or written. */
+	uint64_t swap_slots, swap_used, swap_bad;
+	uint64_t swap_in, swap_out, swap_second_chances, swap_errors;
 };
 
 /* Fill *stats (set stats->size first). Counters are read one by one, not at one instant. */
@@ -286,6 +292,45 @@ enum vac_guard vac_pool_guard(struct vac_pool *pool);
  * violation in msg (which may be NULL).
  */
 int vac_pool_check(struct vac_pool *pool, char *msg, size_t msg_bytes);
+
+/* ---- Swap ------------------------------------------------------------------------------------ */
+
+/*
+ * With a swap file a pool may hold less memory than its spaces have data. A touch that finds no free
+ * frame then writes out pages that were not touched for long, instead of SIGBUS; touching one of those
+ * reads it back.
+ *
+ * What cannot be written stays in memory, and its place in the file is used no more. What cannot be
+ * read is a SIGBUS for whoever touches that page (EFAULT in a system call under userfaultfd; -EIO of
+ * vac_pin(), vac_prefault() and vac_advise()), every time anew, and vac_last_fault() says so:
+ * VAC_REFUSED_SWAP. Nothing else is touched. The log is told of either once a minute at most.
+ *
+ * A pinned page is never written out, nor one that the kernel's counts show to be held from outside.
+ * Where those cannot be seen (vac_pool_stats.sees_holders is 0), memory handed to the kernel without
+ * vac_pin() must not be handed over with swap on: a transfer that is late is lost. See FOREIGN.
+ */
+struct vac_swap_opts {
+	size_t size;
+	int fd; /* a regular file or block device, for reading and writing; duplicated, so it stays
+		 * the caller's. What was in it is lost. Nobody else may touch it. */
+	uint64_t bytes; /* of it, from the start; whole clusters of 64 KiB, at most 256 GiB are used */
+	uint32_t flags; /* 0 */
+};
+
+/*
+ * Use a file for swap. One at a time. The file is read and written past the page cache where it can be.
+ * It takes the room that it needs as it is written, if it is sparse: then running out of room is an error
+ * in writing, as above.
+ * -EINVAL (too short, not such a file), -EBUSY (one is in use), -EBADF, -EMFILE, -ENOMEM, -EOPNOTSUPP.
+ */
+int vac_swap_on(struct vac_pool *pool, const struct vac_swap_opts *opts);
+
+/*
+ * Bring everything back into memory, while all goes on, and let go of the file. timeout_ms 0 or less: take
+ * as long as it takes. On failure swap goes on as before. -EALREADY (there is none), -EBUSY (another call of
+ * this kind), -ENOMEM (there is no room), -EIO (a page cannot be read), -ETIMEDOUT.
+ */
+int vac_swap_off(struct vac_pool *pool, int64_t timeout_ms);
 
 /* ---- Blocks --------------------------------------------------------------------------------- */
 
@@ -492,9 +537,17 @@ enum vac_advice {
 };
 int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice advice);
 
+/*
+ * Bring a range in, and keep it out of swap from now on; it may still move. Every page of it must be mapped.
+ * Locks do not add up: one vac_unlock() ends it, as does unmapping. -ENOMEM: not mapped, or not enough
+ * memory; then nothing of the range is locked, though what was brought in is there. -EIO, -EINVAL.
+ */
+int vac_lock(struct vac_space *space, void *addr, size_t len);
+int vac_unlock(struct vac_space *space, void *addr, size_t len);
+
 struct vac_page_info {
 	size_t size;
-	int present; /* 0: nothing there yet, 1: a folio, 2: one that is leaving */
+	int present; /* 0: nothing there yet, 1: a folio, 2: one that is leaving, 3: in swap */
 	int huge;
 	int block;    /* block number, -1 if not present */
 	uint64_t pfn; /* frame number in the pool of the page (not of the folio's head) */
@@ -520,6 +573,7 @@ enum vac_refusal {
 	VAC_REFUSED_HOST,     /* the host is: limit (all memory), used (not available), need */
 	VAC_REFUSED_MAPPINGS, /* the engine's share of vm.max_map_count; limit, used: mappings */
 	VAC_REFUSED_KERNEL,   /* the kernel refused although there seemed to be enough */
+	VAC_REFUSED_SWAP,     /* the page is in the swap file, which cannot be read; err is -EIO */
 };
 
 struct vac_fault_info {
@@ -527,7 +581,7 @@ struct vac_fault_info {
 	uint64_t count; /* faults refused since the pool was opened, this one included */
 	uintptr_t addr;
 	int write; /* 0: a read */
-	int err;   /* -ENOMEM */
+	int err;   /* -ENOMEM, -EIO */
 	enum vac_refusal why;
 	uint32_t tid; /* of the thread that got the signal */
 	uint64_t limit, used, need;

@@ -47,6 +47,7 @@ enum op {
 	OP_INFO,
 	OP_FOREIGN_WRITE,
 	OP_FOREIGN_READ,
+	OP_LOCK,
 	OP_COUNT,
 };
 
@@ -78,7 +79,9 @@ static struct {
 	int queue[QUEUES_MAX];
 	struct writer writer[WRITERS_MAX];
 	uint64_t added; /* to the shared counter */
+	uint64_t disk_pages;
 	uint32_t steps_left;
+	bool swapper;
 	bool calm, stop; /* second phase; queues and stormers end */
 	struct sim_faults faults;
 } w;
@@ -86,7 +89,7 @@ static struct {
 static const char *const names[WORK_COUNT] = {
 	[WORK_MIX] = "mix",         [WORK_MIGRATE] = "migrate", [WORK_PIN] = "pin",
 	[WORK_MAP] = "map",         [WORK_REFAULT] = "refault", [WORK_DIO] = "dio",
-	[WORK_FOREIGN] = "foreign",
+	[WORK_FOREIGN] = "foreign", [WORK_SWAP] = "swap",
 };
 
 const char *work_name(enum sim_workload k)
@@ -127,6 +130,12 @@ static bool may_starve(void)
 	return !w.calm;
 }
 
+/* And while the disk fails, any page may be out and not to be read. */
+static bool excused(int r, bool starved)
+{
+	return starved && (r == -ENOMEM || (r == -EIO && w.faults.disk_read));
+}
+
 static void load(struct writer *t, uint32_t p, uint32_t i)
 {
 	struct page *m = &t->page[p];
@@ -137,7 +146,7 @@ static void load(struct writer *t, uint32_t p, uint32_t i)
 	if (!w.stop)
 		sim_note("load %#llx: %d, %#llx", (unsigned long long)addr_of(t, p, i), r,
 			 (unsigned long long)v);
-	if (r == -ENOMEM && starved && m->mapped && m->prot)
+	if (excused(r, starved) && m->mapped && m->prot)
 		return;
 	if (!m->mapped || !m->prot) {
 		must(r == -EFAULT, SIM_CONTENT, "a load where nothing may be read", r);
@@ -160,7 +169,7 @@ static void store(struct writer *t, uint32_t p, uint32_t i)
 
 	sim_note("store %#llx: %d, %#llx", (unsigned long long)addr_of(t, p, i), r,
 		 (unsigned long long)v);
-	if (r == -ENOMEM && starved && m->mapped && (m->prot & VAC_PROT_WRITE))
+	if (excused(r, starved) && m->mapped && (m->prot & VAC_PROT_WRITE))
 		return;
 	if (!m->mapped || !(m->prot & VAC_PROT_WRITE)) {
 		must(r == -EFAULT, SIM_CONTENT, "a store where nothing may be written", r);
@@ -186,7 +195,7 @@ static void add_shared(void)
 	bool starved = may_starve();
 	int r = sim_fetch_add(w.shared + sim_below(SHARED_PAGES) * PAGE, 1);
 
-	if (r == -ENOMEM && starved)
+	if (excused(r, starved))
 		return;
 	must(r == 0, SIM_CONTENT, "an addition to shared memory", r);
 	w.added++;
@@ -225,7 +234,7 @@ static int pin(struct writer *t, uint32_t first, uint32_t n, unsigned flags, uin
 	bool starved = may_starve();
 	int r = vac_pin(w.space, ptr(addr_of(t, first, 0)), n * PAGE, flags, "writer", handle);
 
-	if (r == -ENOMEM && starved)
+	if (excused(r, starved))
 		return r;
 	if (!pinnable(t, first, n, flags & VAC_PIN_WRITE)) {
 		must(r == -EFAULT, SIM_CONTENT, "a pin across what is not mapped", r);
@@ -329,7 +338,7 @@ static void scratch(struct writer *t)
 	}
 	gen = w.scratch_gen;
 	r = vac_pin(w.space, ptr(a), PAGE, VAC_PIN_WRITE, "scratch", &handle);
-	if (r == -ENOMEM && starved)
+	if (excused(r, starved))
 		return;
 	must(r == 0, SIM_CONTENT, "a pin of a scratch page", r);
 	check_pin(handle, a);
@@ -387,7 +396,7 @@ static void change_mapping(struct writer *t, enum op op)
 {
 	uint32_t n = 1 + (uint32_t)sim_below(REGION_PAGES),
 		 first = (uint32_t)sim_below(REGION_PAGES);
-	bool all = true, none = true;
+	bool all = true, none = true, starved;
 	uint64_t a;
 	void *out;
 	unsigned flags = VAC_MAP_FIXED;
@@ -448,14 +457,30 @@ static void change_mapping(struct writer *t, enum op op)
 		}
 		break;
 	case OP_WILLNEED:
+		starved = may_starve();
 		r = vac_advise(w.space, ptr(a), n * PAGE, VAC_ADV_WILLNEED);
-		must(r == 0 || r == -ENOMEM, SIM_CONTENT, "a fill", r);
+		must(r == 0 || r == -ENOMEM || excused(r, starved), SIM_CONTENT, "a fill", r);
 		break;
 	default:
 		r = vac_advise(w.space, ptr(a), n * PAGE,
 			       sim_one_in(2) ? VAC_ADV_HUGE : VAC_ADV_NOHUGE);
 		must(r == 0 || r == -ENOMEM, SIM_CONTENT, "advice", r);
 	}
+}
+
+/* Kept out of swap for a while, or not any more: what is there does not change. */
+static void lock_pages(struct writer *t)
+{
+	uint32_t n = 1 + (uint32_t)sim_below(4), first = (uint32_t)sim_below(REGION_PAGES - n);
+	bool on = sim_one_in(2) && !w.calm, starved = may_starve();
+	uint64_t a = addr_of(t, first, 0);
+	int r;
+
+	if (on)
+		r = vac_lock(w.space, ptr(a), n * PAGE);
+	else
+		r = vac_unlock(w.space, ptr(a), n * PAGE);
+	must(r == 0 || r == -ENOMEM || excused(r, starved), SIM_CONTENT, "a lock", r);
 }
 
 /* ---- Transfers without a pin ------------------------------------------------------------------ */
@@ -582,6 +607,8 @@ static void one_op(struct writer *t)
 				     : OP_FOREIGN_WRITE;
 	if (w.ops_off >> op & 1 || (w.calm && op >= OP_MAP && op <= OP_ADVISE))
 		op = sim_one_in(2) ? OP_STORE : OP_LOAD;
+	if (w.cfg.workload == WORK_SWAP && sim_one_in(16))
+		op = OP_LOCK;
 	/* A pin that waits for a pin ends by the gate's timeout only. */
 	if (w.calm && (op == OP_LONGPIN || op == OP_NESTED_PIN))
 		op = OP_PIN;
@@ -603,6 +630,7 @@ static void one_op(struct writer *t)
 	case OP_SCRATCH: scratch(t); break;
 	case OP_FOREIGN_WRITE: foreign_write(t); break;
 	case OP_FOREIGN_READ: foreign_read(t); break;
+	case OP_LOCK: lock_pages(t); break;
 	case OP_INFO: vac_page_info(w.space, ptr(addr_of(t, p, 0)), &info); break;
 	default: change_mapping(t, (enum op)op);
 	}
@@ -635,7 +663,7 @@ static void queue(void *arg)
 		int r = vac_pin(w.space, ptr(w.buffer), 2 * PAGE, VAC_PIN_WRITE, "direct read",
 				&handle);
 
-		if (r == -ENOMEM && starved) {
+		if (excused(r, starved)) {
 			sim_sleep(100000);
 			continue;
 		}
@@ -728,6 +756,35 @@ static void admin(void *arg)
 	}
 }
 
+static int disk_on(void)
+{
+	struct vac_swap_opts o = VAC_INIT(struct vac_swap_opts);
+
+	o.fd = 3;
+	o.bytes = w.disk_pages * PAGE;
+	return vac_swap_on(w.pool, &o);
+}
+
+/* Takes the disk away and gives it back, as far as memory reaches. */
+static void swapper(void *arg)
+{
+	int r;
+
+	(void)arg;
+	for (uint64_t n = 1 + sim_below(4); n; n--) {
+		sim_sleep(sim_below(3000000));
+		r = vac_swap_off(w.pool, sim_one_in(3) ? 1 : 0);
+		sim_note("swap off: %d", r);
+		must(r == 0 || r == -ENOMEM || r == -ETIMEDOUT || (r == -EIO && w.faults.disk_read),
+		     SIM_CONTENT, "an end of swap", r);
+		if (r < 0)
+			continue;
+		sim_sleep(sim_below(100000));
+		r = disk_on();
+		must(r == 0, SIM_CONTENT, "a swap on", r);
+	}
+}
+
 static void observer(void *arg)
 {
 	struct vac_pool_stats st = VAC_INIT(struct vac_pool_stats);
@@ -778,6 +835,12 @@ static void open_pool(void)
 	w.base = (uintptr_t)vac_space_base(w.space);
 	/* All that is mapped, in pageblocks, and between one and three blocks more. */
 	need = so.bytes / VAC_PAGEBLOCK_BYTES + 2;
+	if (w.cfg.workload == WORK_SWAP) { /* half of it, and the disk for the rest */
+		w.disk_pages = need * VAC__PB_PAGES + 32;
+		need = need / 2 + 1;
+		r = disk_on();
+		must(r == 0, SIM_CONTENT, "a swap on", r);
+	}
 	if (w.faults.blind) /* and what blocks that could not leave have left behind */
 		need += pbs * 3;
 	for (w.nr_blocks = 0; w.nr_blocks < (int)VAC__MAX_BLOCKS; w.nr_blocks++) {
@@ -855,7 +918,19 @@ static void draw_world(void)
 		w.faults.slow = sim_one_in(2) ? 20000 : 0;
 		w.faults.blind = sim_one_in(2) ? 1 : sim_one_in(3) ? 3 : 0;
 		break;
+	case WORK_SWAP:
+		for (int i = OP_ADD; i < OP_COUNT; i++)
+			w.ops_off |= (uint32_t)sim_one_in(3) << i;
+		w.nr_queues = (int)sim_below(2);
+		w.steps_left *= 2;
+		w.faults.disk_slow = sim_one_in(2) ? 30000 : 0;
+		w.swapper = sim_one_in(2);
+		break;
 	default: w.nr_queues = QUEUES_MAX;
+	}
+	if (w.cfg.faults && k == WORK_SWAP) {
+		w.faults.disk_read = sim_one_in(2) ? 12 : 0;
+		w.faults.disk_write = sim_one_in(2) ? 12 : 0;
 	}
 	if (w.cfg.faults) {
 		w.faults.populate = 20;
@@ -967,7 +1042,7 @@ void work_run(void *arg)
 	struct vac_pool_stats st = VAC_INIT(struct vac_pool_stats);
 	struct sim_faults none = {0};
 	bool over = false;
-	int a = -1, a2 = -1, o = -1, storm[4], nr_storm = 0, r;
+	int a = -1, a2 = -1, o = -1, sw = -1, storm[4], nr_storm = 0, r;
 
 	memset(&w, 0, sizeof(w));
 	w.cfg = *(const struct work_config *)arg;
@@ -986,6 +1061,8 @@ void work_run(void *arg)
 		a2 = sim_spawn("admin2", admin, NULL);
 	if (w.observer)
 		o = sim_spawn("observer", observer, NULL);
+	if (w.swapper)
+		sw = sim_spawn("swapper", swapper, NULL);
 	for (int i = 0; i < w.nr_writers; i++)
 		sim_join(w.writer[i].thread);
 	sim_join(a);
@@ -993,16 +1070,26 @@ void work_run(void *arg)
 		sim_join(a2);
 	if (o >= 0)
 		sim_join(o);
+	if (sw >= 0)
+		sim_join(sw);
 
 	sim_note("second phase");
 	none.waits = w.faults.waits;
 	none.blind = w.faults.blind;
 	none.slow = w.faults.slow;
+	none.disk_slow = w.faults.disk_slow;
 	sim_faults(&none);
 	every_block_online();
 	over = w.faults.blind && !quarantine_ends();
 	if (w.cfg.workload == WORK_REFAULT)
 		vac_advise(w.space, ptr(w.base), vac_space_bytes(w.space), VAC_ADV_WILLNEED);
+	if (w.cfg.workload == WORK_SWAP) {
+		/* Whatever could not be written has made slots bad: a disk anew, if memory reaches. */
+		vac_unlock(w.space, ptr(w.base), vac_space_bytes(w.space));
+		for (int i = 0; i < w.nr_writers; i++)
+			for (uint32_t p = 0; p < REGION_PAGES; p++)
+				vac_unlock(w.space, ptr(addr_of(&w.writer[i], p, 0)), PAGE);
+	}
 	w.calm = !over;
 	for (int i = 0; i < w.nr_writers && !over; i++)
 		w.writer[i].thread = sim_spawn("writer", writer, &w.writer[i]);

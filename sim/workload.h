@@ -17,6 +17,7 @@ enum sim_workload {
 	WORK_REFAULT, /* many threads on one page: the storm of 2018 */
 	WORK_DIO,     /* endless overlapping transfers into one buffer: 2005 */
 	WORK_FOREIGN, /* transfers that nobody has pinned for */
+	WORK_SWAP,    /* half the memory that the data would need, and a disk */
 	WORK_COUNT,
 };
 

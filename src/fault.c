@@ -6,6 +6,7 @@
  *	none                         a new folio: huge where the VMA covers the whole vpb, else a
  *	                             window of base folios around the page
  *	migration entry              wait without a reference, then look again
+ *	swap entry                   map the folio that the swap cache has; else read it, and look again
  *	present, host agrees         somebody else was faster: try the access again
  *	present, host shows less     show it again
  *
@@ -20,11 +21,11 @@ static struct vac__mutex *fault_lock(struct vac_space *s, uint32_t vpb)
 	return &s->pool->fault[(vpb + s->id * 7u) % 64u];
 }
 
-enum look { LOOK_NONE, LOOK_DONE, LOOK_WAIT, LOOK_AGAIN };
+enum look { LOOK_NONE, LOOK_DONE, LOOK_WAIT, LOOK_AGAIN, LOOK_SWAP };
 
 /*
  * Judge the slot of a page under its ptl. LOOK_WAIT: *pfn is the folio that leaves and *ticket the
- * wait prepared for it. LOOK_DONE: *err. LOOK_NONE: to be filled.
+ * wait prepared for it. LOOK_DONE: *err. LOOK_NONE: to be filled. LOOK_SWAP: to be read.
  */
 static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint32_t *pfn,
 		      uint32_t *ticket, int *err)
@@ -53,8 +54,20 @@ static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint3
 	} else if (vac__e_present(e)) {
 		uint64_t need = access & VAC__WRITE ? VAC__E_HWRITE : VAC__E_HREAD;
 
-		*err = e & need ? 0 : vac__host_refresh(s, page);
+		if (e & need)
+			*err = 0;
+		else if ((access & VAC__WRITE) && (e & VAC__E_CLEAN))
+			*err = vac__swap_upgrade(s, page);
+		else
+			*err = vac__host_refresh(s, page);
 		l = LOOK_DONE;
+	} else if (vac__e_swap(e)) {
+		static const enum look as[] = {[VAC__SWAP_DONE] = LOOK_DONE,
+					       [VAC__SWAP_WAIT] = LOOK_WAIT,
+					       [VAC__SWAP_AGAIN] = LOOK_AGAIN,
+					       [VAC__SWAP_READ] = LOOK_SWAP};
+
+		l = as[vac__swap_look(s, page, access, pfn, ticket, err)];
 	}
 	vac__ptl_unlock(s, vpb);
 	return l;
@@ -149,7 +162,7 @@ static int fill_base(struct vac_space *s, const struct vac__vma *v, uint32_t pag
 		}
 		r = vac__install_base(s, p, &pfns[p - lo], n, v->prot);
 		if (r < (int)n && page >= p + (r > 0 ? (uint32_t)r : 0) && page < p + n)
-			err = r < 0 ? r : -ENOMEM;
+			err = -ENOBUFS; /* the host's limit: there was a frame */
 		for (int i = 0; i < r; i++)
 			pfns[p + (uint32_t)i - lo] = VAC__NO_PFN; /* mapped: no longer ours */
 		p += n;
@@ -187,13 +200,15 @@ static int fill(struct vac_space *s, const struct vac__vma *v, uint32_t page)
 
 /*
  * Make a page present with the access wanted. Signals are blocked, no lock is held. May sleep for
- * a migration. 0, -EFAULT, -ENOMEM.
+ * a migration, for the swap file, and for what others write to it to make room. 0, -EFAULT, -ENOMEM, -EIO
+ * (it cannot be read).
  */
 int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 {
 	for (;;) {
 		uint32_t pfn = 0, ticket = 0;
 		const struct vac__vma *v;
+		struct vac__swapin in;
 		enum look l;
 		int r = 0;
 
@@ -207,9 +222,18 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		l = look(s, page, access, &pfn, &ticket, &r);
 		if (l == LOOK_NONE)
 			r = fill(s, v, page);
+		if (l == LOOK_SWAP)
+			r = vac__swap_begin(s, page, &in);
 		vac__rdunlock(&s->lock, VAC__RANK_SPACE);
-		if (l == LOOK_AGAIN)
+		if (l == LOOK_SWAP && r == 0)
+			r = vac__swap_read(s->pool, &in);
+		if (l == LOOK_AGAIN || (l == LOOK_SWAP && (r == 0 || r == -EAGAIN)))
 			continue;
+		if ((l == LOOK_NONE || l == LOOK_SWAP) && r == -ENOMEM &&
+		    vac__reclaim(s->pool, VAC__SWAP_CLUSTER))
+			continue;
+		if (r == -ENOBUFS)
+			r = -ENOMEM;
 		if (l != LOOK_WAIT)
 			return r;
 		vac__stat_add(&s->pool->c.fault_waits, 1);
@@ -233,7 +257,7 @@ int vac__fault(void *space, uintptr_t addr, unsigned access)
 	vac__stat_add(&s->pool->c.faults, 1);
 	vac__port_lack()->kind = VAC__LACK_NONE;
 	r = vac__fault_in(s, (uint32_t)((addr - (uintptr_t)s->base) >> VAC__PAGE_SHIFT), access);
-	if (r == -ENOMEM)
+	if (r == -ENOMEM || r == -EIO)
 		vac__refuse(s, addr, access, r);
 	return r;
 }

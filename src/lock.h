@@ -12,6 +12,7 @@
  *	        folio            one; more only by trylock (the migrator's batch)
  *	          rmap           a family's spaces (read: walks; write: VMA changes, splits)
  *	            ptl          the entries, and the host mapping, of one pageblock of addresses
+ *	              swap       the slots of the swap file, and what the swap cache has for them
  *	              segments   the booking of a space's host mappings
  *	              ledger     growing the pin ledger, its overflow lists
  *	              zone       the frame allocator
@@ -34,6 +35,7 @@ enum vac__rank {
 	VAC__RANK_FOLIO,
 	VAC__RANK_RMAP,
 	VAC__RANK_PTL,
+	VAC__RANK_SWAP,
 	VAC__RANK_SEGMENTS,
 	VAC__RANK_LEDGER,
 	VAC__RANK_ZONE,

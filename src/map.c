@@ -239,13 +239,21 @@ int vac__host_refresh(struct vac_space *s, uint32_t page)
 /* ---- Removing and changing ------------------------------------------------------------------ */
 
 /* Delete one entry. What it maps may be freed by this: the host shows it no more. A migration
- * entry holds nothing, so there is nothing to drop: the migrator will find it gone. */
+ * entry holds nothing, so there is nothing to drop: the migrator will find it gone. A swap entry holds
+ * its slot. */
 static void zap_entry(struct vac_space *s, vac__entry *slot)
 {
 	uint64_t e = vac__xchg(slot, 0);
 
-	if (vac__e_present(e))
+	if (vac__e_present(e)) {
+		uint32_t out = vac__swap_slot(s->pool, vac__e_pfn(e));
+
 		vac__folio_put(s->pool, vac__e_pfn(e), VAC__W_MAP);
+		if (out != VAC__NO_SLOT)
+			vac__swap_reap(s->pool, out);
+	} else if (vac__e_swap(e)) {
+		vac__swap_put(s->pool, vac__e_pfn(e));
+	}
 }
 
 /* The frames of pages [p, stop) of a table, run by run: does anybody outside hold them? */
@@ -258,10 +266,11 @@ static void look_at_ptes(struct vac_space *s, uint32_t p, uint32_t stop)
 		uint32_t pfn = vac__e_pfn(e);
 
 		n = 1;
-		if (!e)
+		if (!e || vac__e_swap(e))
 			continue;
 		while (p + n < stop && (pfn + n) % VAC__PB_PAGES &&
 		       vac__ld_rlx(vac__pte(s, p + n)) &&
+		       !vac__e_swap(vac__ld_rlx(vac__pte(s, p + n))) &&
 		       vac__e_pfn(vac__ld_rlx(vac__pte(s, p + n))) == pfn + n)
 			n++;
 		vac__look_at_drop(s->pool, pfn, n);
@@ -339,13 +348,15 @@ void vac__entries_hide(struct vac_space *s, uint32_t first, uint32_t end)
 	}
 }
 
-static void protect_entry(vac__entry *slot, unsigned prot)
+static void protect_entry(struct vac_space *s, vac__entry *slot, unsigned prot)
 {
 	uint64_t e = vac__ld_rlx(slot);
 
-	if (!vac__e_present(e))
+	if (!vac__e_present(e) && !vac__e_swap(e))
 		return;
-	e = (e & ~(uint64_t)(VAC__E_READ | VAC__E_WRITE)) | rights(prot);
+	if (vac__e_present(e) && (prot & VAC_PROT_WRITE))
+		vac__swap_written(s->pool, vac__e_pfn(e));
+	e = (e & ~(uint64_t)(VAC__E_READ | VAC__E_WRITE | VAC__E_CLEAN)) | rights(prot);
 	if (e & VAC__E_HMAP)
 		e = (e & ~(uint64_t)(VAC__E_HREAD | VAC__E_HWRITE)) | host_bits(prot);
 	vac__st(slot, e);
@@ -364,10 +375,10 @@ void vac__entries_protect(struct vac_space *s, uint32_t first, uint32_t end, uns
 		e = vac__ld_rlx(vac__pmd(s, vpb));
 		if (e && (e & VAC__E_TYPE) != VAC__E_TABLE) {
 			VAC__ASSERT(stop - first == VAC__PB_PAGES);
-			protect_entry(vac__pmd(s, vpb), prot);
+			protect_entry(s, vac__pmd(s, vpb), prot);
 		} else if (e) {
 			for (uint32_t p = first; p < stop; p++)
-				protect_entry(vac__pte(s, p), prot);
+				protect_entry(s, vac__pte(s, p), prot);
 		}
 		if (e)
 			vac__segments_settle(s, vpb, 0);

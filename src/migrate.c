@@ -393,7 +393,8 @@ static bool freeze_unit(struct group *g, unsigned k, unsigned end)
 
 		if ((it->state != ENTRIES && it->state != LOCKED) || it->err)
 			break;
-		if (!vac__w_freeze(w, vac__expected_counts(false, 1, 0, 0))) {
+		if (!vac__w_freeze(
+			    w, vac__expected_counts(vac__swapcache(g->pool, it->src), 1, 0, 0))) {
 			uint64_t now = vac__ld(w);
 
 			/* Behind a closed gate that was seen without pins there are none. */
@@ -464,6 +465,9 @@ static void copy_group(struct group *g, struct vac__mig_stats *st)
 
 			vac__st_rlx(&d->family, it[i].family);
 			vac__st_rlx(&d->index, it[i].index);
+			/* Not before the copy: from here on a fault finds the new frame by its slot. */
+			if (vac__swapcache(pool, it[i].src))
+				vac__swap_cache_move(pool, it[i].src, it[i].dst);
 		}
 	}
 	st->copy_ns += vac__port_now() - t;
@@ -549,6 +553,7 @@ int vac__folio_edit(struct vac_pool *pool, uint32_t pfn, uint32_t family, uint32
 		r = it.state == LOCKED ? -ENOENT : it.err;
 		if (it.state == ENTRIES && freeze_unit(&g, 0, 1)) {
 			fn(arg, pfn);
+			vac__swap_written(pool, pfn);
 			vac__and(&f->word, ~VAC__W_FROZEN);
 			it.state = FAILED; /* as one that does not move */
 		}

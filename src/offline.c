@@ -365,6 +365,11 @@ static int evacuate(struct offline *o)
 			idle = 0;
 			continue;
 		}
+		/* Others make room by going out; or some of this block's do. */
+		if (o->no_memory && vac__reclaim_some(pool, VAC__SWAP_CLUSTER)) {
+			idle = 0;
+			continue;
+		}
 		if (o->no_memory && !o->pinned && !o->foreign && !o->other &&
 		    (o->opts.flags & VAC_OFFLINE_BEST_EFFORT))
 			return -ENOMEM;
@@ -395,7 +400,8 @@ static void set_state(struct offline *o, enum vac_block_state s)
 static int check_room(struct offline *o, bool isolated)
 {
 	struct vac_pool *pool = o->pool;
-	uint64_t room = vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv);
+	uint64_t room =
+		vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv) + vac__swap_room(pool);
 	uint64_t own = 0;
 	uint32_t nr_free, nr_resv;
 	bool others = false;

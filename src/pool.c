@@ -195,6 +195,7 @@ int vac_pool_close(struct vac_pool *pool)
 		}
 		vac__unlock(&pool->hotplug, VAC__RANK_HOTPLUG);
 		vac__pool_unlink(pool);
+		vac__swap_release(pool);
 		release(pool);
 	}
 	VAC__LEAVE();
@@ -248,6 +249,13 @@ int vac_pool_stats(struct vac_pool *pool, struct vac_pool_stats *stats)
 	s.foreign_held = vac__ld_rlx(&pool->c.foreign_held);
 	s.late_carried_bytes = vac__ld_rlx(&pool->c.late_carried);
 	s.late_lost_bytes = vac__ld_rlx(&pool->c.late_lost);
+	s.swap_slots = vac__ld(&pool->swap.state) == VAC__SWAP_OFF ? 0 : pool->swap.nr_slots;
+	s.swap_used = vac__ld_rlx(&pool->swap.nr_taken);
+	s.swap_bad = vac__ld_rlx(&pool->swap.nr_bad);
+	s.swap_in = vac__ld_rlx(&pool->swap.in);
+	s.swap_out = vac__ld_rlx(&pool->swap.out);
+	s.swap_second_chances = vac__ld_rlx(&pool->swap.second_chances);
+	s.swap_errors = vac__ld_rlx(&pool->swap.errors);
 	memcpy(stats, &s, s.size);
 	return 0;
 }

@@ -293,9 +293,9 @@ static void carry_sectors(void *arg, uint32_t dst)
 	}
 }
 
-/* The folio that shows a page now, and the page's place in it. False: nothing does. */
+/* The folio that shows a page now, and the page's place in it. False: nothing does; *slot: it is out. */
 static bool where_is(struct vac_pool *pool, uint32_t family, uint32_t index, uint32_t *pfn,
-		     uint32_t *place)
+		     uint32_t *place, uint32_t *slot)
 {
 	struct vac__rwlock *lock = &pool->families[family].lock;
 	struct vac_space *s;
@@ -303,6 +303,7 @@ static bool where_is(struct vac_pool *pool, uint32_t family, uint32_t index, uin
 
 	*pfn = VAC__NO_PFN;
 	*place = 0;
+	*slot = VAC__NO_SLOT;
 	vac__rdlock(lock, VAC__RANK_RMAP);
 	s = vac__rmap_first(pool, family);
 	if (s && index < s->pages) {
@@ -311,14 +312,17 @@ static bool where_is(struct vac_pool *pool, uint32_t family, uint32_t index, uin
 		vac__ptl_lock(s, vpb);
 		e = vac__entry_get(s, index);
 		*pfn = vac__e_pfn(e);
-		if (e && (vac__ld_rlx(vac__pmd(s, vpb)) & VAC__E_TYPE) != VAC__E_TABLE) {
+		if (vac__e_swap(e)) {
+			*slot = *pfn;
+			*pfn = VAC__NO_PFN;
+		} else if (e && (vac__ld_rlx(vac__pmd(s, vpb)) & VAC__E_TYPE) != VAC__E_TABLE) {
 			*place = index % VAC__PB_PAGES;
 			*pfn -= *place;
 		}
 		vac__ptl_unlock(s, vpb);
 	}
 	vac__rdunlock(lock, VAC__RANK_RMAP);
-	return e != 0;
+	return *pfn != VAC__NO_PFN && e != 0;
 }
 
 static void name_lost(struct vac_pool *pool, const struct carry *c)
@@ -367,7 +371,7 @@ static int carry_page(struct vac_pool *pool, uint32_t pfn)
 	struct vac__watch *w = &pool->watch[pfn];
 	struct carry c = {.pool = pool, .pfn = pfn};
 	uint64_t now[VAC__SECTORS];
-	uint32_t dst;
+	uint32_t dst, slot;
 	int r;
 
 	vac__port_sums(vac__frame_addr(pool, pfn), now);
@@ -378,9 +382,11 @@ static int carry_page(struct vac_pool *pool, uint32_t pfn)
 		uint32_t family = vac__ld_rlx(&w->family), index = vac__ld_rlx(&w->index);
 
 		r = -EAGAIN;
-		if (where_is(pool, family, index, &dst, &c.page))
+		if (where_is(pool, family, index, &dst, &c.page, &slot))
 			r = vac__folio_edit(pool, dst, family, index - c.page, carry_sectors, &c);
-		if (r == 0)
+		else if (slot != VAC__NO_SLOT) /* out: in with it, then look again */
+			r = vac__swap_bring(pool, slot, false);
+		if (r == 0 && slot == VAC__NO_SLOT)
 			break;
 		if (tries == 100)
 			return r;

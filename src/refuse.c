@@ -76,6 +76,7 @@ static void put_why(struct text *t, const struct vac_fault_info *i)
 		put_number(t, i->limit, 10);
 		put(t, " (raise vm.max_map_count)");
 		break;
+	case VAC_REFUSED_SWAP: put(t, "the swap file cannot be read"); break;
 	case VAC_REFUSED_KERNEL: put(t, "the kernel refused the memory"); break;
 	}
 }
@@ -100,7 +101,7 @@ void vac__refuse(struct vac_space *s, uintptr_t addr, unsigned access, int err)
 				   .addr = addr,
 				   .write = (access & VAC__WRITE) != 0,
 				   .err = err,
-				   .why = why_of(lack),
+				   .why = err == -EIO ? VAC_REFUSED_SWAP : why_of(lack),
 				   .tid = vac__port_tid(),
 				   .limit = lack->limit,
 				   .used = lack->used,
@@ -122,7 +123,7 @@ void vac__refuse(struct vac_space *s, uintptr_t addr, unsigned access, int err)
 	put(&t, pool->name);
 	put(&t, "\", space \"");
 	put(&t, s->name);
-	put(&t, "\": no memory for 0x");
+	put(&t, err == -EIO ? "\": no contents for 0x" : "\": no memory for 0x");
 	put_number(&t, addr, 16);
 	put(&t, ", SIGBUS for thread ");
 	put_number(&t, i.tid, 10);

@@ -65,7 +65,8 @@ static void vma_merge_around(struct vac_space *s, uint32_t first, uint32_t end)
 	while (i + 1 < s->nr_vmas && s->vmas[i].start <= end) {
 		struct vac__vma *a = &s->vmas[i], *b = a + 1;
 
-		if (a->end != b->start || a->prot != b->prot || a->nohuge != b->nohuge) {
+		if (a->end != b->start || a->prot != b->prot || a->nohuge != b->nohuge ||
+		    a->locked != b->locked) {
 			i++;
 			continue;
 		}
@@ -548,7 +549,8 @@ static int populate(struct vac_space *s, uint32_t first, uint32_t end)
 	int r = 0;
 
 	for (uint32_t p = first; p < end; p++) {
-		int err = vac__entry_get(s, p) ? 0 : vac__fault_in(s, p, VAC__READ);
+		uint64_t e = vac__entry_get(s, p);
+		int err = e && !vac__e_swap(e) ? 0 : vac__fault_in(s, p, VAC__READ);
 
 		r = r ? r : err;
 	}
@@ -581,9 +583,11 @@ static int map(struct vac_space *s, uint32_t first, uint32_t pages, bool fixed, 
 	if (r == 0) {
 		v.start = first;
 		v.end = first + pages;
-		/* Walks look at VMAs never, at entries only: a new VMA has none yet. */
+		/* A new VMA has no entries yet, but reclaim looks at whether VMAs are locked. */
+		vac__wrlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
 		vma_insert(s, vma_after(s, first), v);
 		vma_merge_around(s, first, v.end);
+		vac__wrunlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
 		dense(s, first, v.end);
 	}
 	book_vmas(s, vmas);
@@ -821,12 +825,15 @@ int vac_protect(struct vac_space *space, void *addr, size_t len, int prot)
 
 /* ---- Advise, and looking -------------------------------------------------------------------- */
 
-static int advise_huge(struct vac_space *s, uint32_t first, uint32_t end, bool nohuge)
+enum mark { MARK_HUGE, MARK_NOHUGE, MARK_LOCKED, MARK_UNLOCKED };
+
+static int mark(struct vac_space *s, uint32_t first, uint32_t end, enum mark m)
 {
 	uint32_t vmas;
 	int r = 0;
 
 	vac__wrlock(&s->lock, VAC__RANK_SPACE);
+	vac__wrlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
 	vmas = s->nr_vmas;
 	if (!vma_room(s) || !vma_covers(s, first, end)) {
 		r = -ENOMEM;
@@ -834,13 +841,57 @@ static int advise_huge(struct vac_space *s, uint32_t first, uint32_t end, bool n
 		vma_cut(s, first);
 		vma_cut(s, end);
 		for (uint32_t i = vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < end;
-		     i++)
-			s->vmas[i].nohuge = nohuge;
+		     i++) {
+			if (m == MARK_HUGE || m == MARK_NOHUGE)
+				s->vmas[i].nohuge = m == MARK_NOHUGE;
+			else
+				s->vmas[i].locked = m == MARK_LOCKED;
+		}
 		vma_merge_around(s, first, end);
 	}
 	book_vmas(s, vmas);
+	vac__wrunlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
 	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
 	return r;
+}
+
+/* Marked first: what is brought in stays. */
+static int lock_range(struct vac_space *s, uint32_t first, uint32_t end)
+{
+	int r = mark(s, first, end, MARK_LOCKED);
+
+	if (r < 0)
+		return r;
+	r = populate(s, first, end);
+	if (r < 0)
+		mark(s, first, end, MARK_UNLOCKED);
+	return r == -EFAULT ? -ENOMEM : r;
+}
+
+static int lock_or_unlock(struct vac_space *s, void *addr, size_t len, bool on)
+{
+	uint32_t first, end;
+	int r;
+
+	if (vac__port_forked())
+		return -EPERM;
+	r = range(s, addr, len, &first, &end);
+	if (r < 0)
+		return r;
+	VAC__ENTER();
+	r = on ? lock_range(s, first, end) : mark(s, first, end, MARK_UNLOCKED);
+	VAC__LEAVE();
+	return r;
+}
+
+int vac_lock(struct vac_space *space, void *addr, size_t len)
+{
+	return lock_or_unlock(space, addr, len, true);
+}
+
+int vac_unlock(struct vac_space *space, void *addr, size_t len)
+{
+	return lock_or_unlock(space, addr, len, false);
 }
 
 int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice advice)
@@ -861,7 +912,9 @@ int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice 
 		break;
 	case VAC_ADV_DONTNEED: r = drop(space, first, end, false); break;
 	case VAC_ADV_HUGE:
-	case VAC_ADV_NOHUGE: r = advise_huge(space, first, end, advice == VAC_ADV_NOHUGE); break;
+	case VAC_ADV_NOHUGE:
+		r = mark(space, first, end, advice == VAC_ADV_NOHUGE ? MARK_NOHUGE : MARK_HUGE);
+		break;
 	default: r = -EINVAL;
 	}
 	VAC__LEAVE();
@@ -890,7 +943,9 @@ int vac_page_info(struct vac_space *space, const void *addr, struct vac_page_inf
 	mapped = vac__vma_find(space, page) != NULL;
 	vac__ptl_lock(space, page >> VAC__PB_ORDER);
 	e = vac__entry_get(space, page);
-	if (e) {
+	if (vac__e_swap(e)) {
+		i.present = 3;
+	} else if (e) {
 		i.present = vac__e_present(e) ? 1 : 2;
 		i.pfn = vac__e_pfn(e);
 		i.block = (int)(vac__e_pfn(e) >> space->pool->block_shift);

@@ -298,7 +298,7 @@ static void serve(struct vac__uffd *u, const struct fault *fault)
 		r = range->fn(range->arg, fault->addr, fault->access);
 		if (r == -EFAULT && fault->access == VAC__WRITE)
 			r = range->fn(range->arg, fault->addr, VAC__READ);
-		if (r == -ENOMEM || (r < 0 && insists(u, fault)))
+		if (r == -ENOMEM || r == -EIO || (r < 0 && insists(u, fault)))
 			refuse(u, (uintptr_t)page_of(fault->addr));
 		vac__thread_acts_for(0);
 		vac__range_put(range);
