@@ -542,7 +542,8 @@ bool vac__reclaim(struct vac_pool *pool, uint32_t want);
 uint32_t vac__reclaim_some(struct vac_pool *pool, uint32_t want);
 uint64_t vac__swap_room(struct vac_pool *pool);
 void vac__reclaim_done(struct vac_pool *pool, bool did);
-unsigned vac__swap_out(struct vac_pool *pool, uint32_t first, uint32_t n, bool old);
+unsigned vac__swap_out(struct vac_pool *pool, uint32_t first, uint32_t n, bool old,
+		       bool *full);
 
 /* ---- prefault.c ---- */
 int vac__space_list(struct vac_space *s);

@@ -313,6 +313,7 @@ static void lock_group(struct group *g, enum vac__mig_mode mode)
 {
 	for (unsigned k = 0; k < g->n; k++) {
 		struct vac__mig_item *it = &g->item[k];
+		struct vac__frame *f = vac__frame(g->pool, it->src);
 		uint64_t w;
 
 		it->dst = VAC__NO_PFN;
@@ -332,6 +333,13 @@ static void lock_group(struct group *g, enum vac__mig_mode mode)
 			/* Only our reference is left: freed meanwhile. */
 			vac__folio_unlock(g->pool, it->src);
 			it->state = GONE;
+		} else if (vac__ld_rlx(&f->family) != it->family ||
+			   vac__ld_rlx(&f->index) != it->index) {
+			/* It was picked before it was told what it is for: swap-in fills such a folio
+			 * under its lock. */
+			vac__folio_unlock(g->pool, it->src);
+			it->state = FAILED;
+			it->err = -EAGAIN;
 		}
 	}
 }
@@ -480,6 +488,7 @@ static void finish_group(struct group *g, struct vac__mig_stats *st)
 	for (unsigned k = 0; k < g->n; k++) {
 		struct vac__mig_item *it = &g->item[k];
 		uint64_t bytes = (uint64_t)pages_of(it) << VAC__PAGE_SHIFT;
+		uint32_t slot;
 
 		if (it->state == FAILED && it->dst != VAC__NO_PFN) {
 			vac__folio_put(pool, it->dst, VAC__W_REF);
@@ -487,8 +496,12 @@ static void finish_group(struct group *g, struct vac__mig_stats *st)
 		}
 		if (it->state != FROZEN)
 			continue;
-		/* With no entry left to it, this was the destination's last reference. */
+		/* With no entry left to it, this was the destination's last reference; or, if it was the
+		 * swap cache that held the source, the last but that one, for a slot of nobody's. */
+		slot = vac__swap_slot(pool, it->dst);
 		vac__folio_put(pool, it->dst, VAC__W_REF);
+		if (slot != VAC__NO_SLOT)
+			vac__swap_reap(pool, slot);
 		vac__and(&vac__frame(pool, it->src)->flags, ~VAC__F_ISOLATED);
 		vac__folio_unlock(pool, it->src);
 		VAC__SYNC("unlocked", it->src);

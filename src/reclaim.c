@@ -27,11 +27,13 @@
 #include "internal.h"
 
 #define CLUSTER VAC__SWAP_CLUSTER
+#define REFUSALS_MAX 4 /* clusters that cannot go for want of slots or mappings, until a call gives up */
 
 struct out {
 	uint32_t pfn, family, index, slot;
 	bool fresh;  /* newly in the cache */
 	bool failed; /* to be mapped back */
+	bool refused; /* by the host, for want of mappings */
 };
 
 /* ---- Picking ----------------------------------------------------------------------------------- */
@@ -185,7 +187,7 @@ static unsigned unmap_run(struct vac_pool *pool, struct vac_space *s, struct out
 			   : -ENOMEM;
 		for (unsigned i = 0; r < 0 && i < k; i++) {
 			from_swap(pool, s, &o[i], was[i]);
-			o[i].failed = true;
+			o[i].failed = o[i].refused = true;
 		}
 		vac__segments_settle(s, o->index >> VAC__PB_ORDER, booked ? 2 : 0);
 	}
@@ -349,13 +351,15 @@ static bool young(struct vac_pool *pool, uint32_t first, uint32_t n)
 
 /*
  * Unmap and write the base folios among frames [first, first + n), at most a cluster. Nothing is held but the
- * hotplug lock at most. old: only if none of them is young. Answers how many frames can be freed now.
+ * hotplug lock at most. old: only if none of them is young. Answers how many frames can be freed now; *full:
+ * there are no slots, or no host mappings, so that the next cluster will not fare better.
  */
-unsigned vac__swap_out(struct vac_pool *pool, uint32_t first, uint32_t n, bool old)
+unsigned vac__swap_out(struct vac_pool *pool, uint32_t first, uint32_t n, bool old, bool *full)
 {
 	struct out o[CLUSTER];
 	unsigned k = 0, done = 0, end;
 
+	*full = false;
 	if (old && young(pool, first, n))
 		return 0;
 	for (uint32_t i = 0; i < n; i++)
@@ -366,6 +370,7 @@ unsigned vac__swap_out(struct vac_pool *pool, uint32_t first, uint32_t n, bool o
 	if (!add_to_cache(pool, o, k)) {
 		for (unsigned i = 0; i < k; i++)
 			let_go(pool, &o[i]);
+		*full = true;
 		return 0;
 	}
 	for (unsigned i = 0; i < k; i = end) {
@@ -379,8 +384,10 @@ unsigned vac__swap_out(struct vac_pool *pool, uint32_t first, uint32_t n, bool o
 	write_out(pool, o, k);
 	for (unsigned i = 0; i < k; i++) {
 		done += !o[i].failed;
+		*full |= o[i].refused;
 		finish(pool, &o[i]);
 	}
+	*full &= done == 0;
 	return done;
 }
 
@@ -426,14 +433,14 @@ static void divide(struct vac_pool *pool, uint32_t pfn)
 	vac__folio_putback(pool, pfn);
 }
 
-static unsigned front_step(struct vac_pool *pool, uint32_t first)
+static unsigned front_step(struct vac_pool *pool, uint32_t first, bool *full)
 {
 	uint32_t fl = vac__ld_rlx(&vac__frame(pool, first)->flags);
 	uint32_t head = first & ~(VAC__PB_PAGES - 1);
 
 	if (fl & (VAC__F_HEAD | VAC__F_TAIL))
 		divide(pool, head);
-	return vac__swap_out(pool, first, CLUSTER, true);
+	return vac__swap_out(pool, first, CLUSTER, true, full);
 }
 
 static unsigned back_step(struct vac_pool *pool, uint32_t first)
@@ -454,19 +461,22 @@ static uint32_t turn(struct vac_pool *pool, uint32_t want, bool *did)
 	struct vac__swap *sw = &pool->swap;
 	uint64_t end = vac__ld(&sw->front) + 2 * clusters(pool);
 	int64_t target = (int64_t)(vac__ld_rlx(&pool->nr_total) / 8);
-	uint32_t freed = 0, first;
+	uint32_t freed = 0, first, refusals = 0;
+	bool full;
 
 	while (freed < want) {
 		unsigned wash = vac__ld_rlx(&sw->nr_inactive) < target ? 2 : 1;
 		bool moved = false;
 
-		while (wash && vac__ld_rlx(&sw->state) == VAC__SWAP_ON &&
+		while (wash && refusals < REFUSALS_MAX &&
+		       vac__ld_rlx(&sw->state) == VAC__SWAP_ON &&
 		       next(pool, &sw->front, end, &first)) {
 			moved = true;
-			if (front_step(pool, first)) {
+			if (front_step(pool, first, &full)) {
 				*did = true;
 				wash--;
 			}
+			refusals += full;
 		}
 		while (freed < want && next(pool, &sw->back, vac__ld(&sw->front), &first)) {
 			moved = true;
@@ -479,8 +489,7 @@ static uint32_t turn(struct vac_pool *pool, uint32_t want, bool *did)
 	return freed;
 }
 
-/* A call that had folios in hand has let go of them. did: it has changed what can be reclaimed. Those who
- * found nothing do not count as a reason to look again: they would keep each other at it for ever. */
+/* A call that had folios in hand has let go of them. did: it has changed what can be reclaimed. */
 void vac__reclaim_done(struct vac_pool *pool, bool did)
 {
 	if (did)
@@ -499,21 +508,27 @@ bool vac__reclaim(struct vac_pool *pool, uint32_t want)
 	uint64_t freed = vac__ld(&sw->freed);
 
 	while (vac__ld(&sw->state) != VAC__SWAP_OFF) {
-		uint32_t seen, n, acts = vac__ld(&sw->acts);
+		uint32_t n;
+		uint64_t acts = vac__ld(&sw->acts);
 		bool did = false;
 
 		vac__add(&sw->busy, 1);
 		n = turn(pool, want, &did);
 		vac__reclaim_done(pool, did);
-		seen = vac__event_read(&sw->event);
 		if (n || vac__ld(&sw->freed) != freed)
 			return true;
-		if (vac__ld(&sw->acts) != acts)
-			continue;
-		if (vac__ld(&sw->busy) == 0)
-			return false;
+		/* What others have in hand they let go of, changed or as it was. Only the first is worth
+		 * another look: those who find nothing would keep each other at it for ever. */
 		vac__assert_bare();
-		vac__event_wait(&sw->event, seen, 0);
+		for (;;) {
+			uint32_t seen = vac__event_read(&sw->event);
+
+			if (vac__ld(&sw->acts) != acts)
+				break;
+			if (vac__ld(&sw->busy) == 0)
+				return false;
+			vac__event_wait(&sw->event, seen, 0);
+		}
 	}
 	return false;
 }

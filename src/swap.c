@@ -84,6 +84,8 @@ static uint32_t find_run(struct vac__swap *sw, unsigned n)
 
 static void cache_set(struct vac_pool *pool, uint32_t slot, uint32_t pfn)
 {
+	VAC__DEBUG_ASSERT(vac__ld_rlx(&vac__frame(pool, pfn)->index) == slot_of(pool, slot)->index);
+	VAC__DEBUG_ASSERT(vac__ld_rlx(&vac__frame(pool, pfn)->family) == slot_of(pool, slot)->family);
 	vac__or(&vac__frame(pool, pfn)->flags, VAC__F_SWAPCACHE);
 	vac__st(&pool->swap.of[pfn], slot + 1);
 	vac__st(&slot_of(pool, slot)->cache, pfn + 1);
