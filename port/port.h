@@ -114,6 +114,13 @@ void vac__port_table_dense(void *p, size_t bytes, size_t off, size_t part);
 /* Return addresses of the caller's callers, innermost first; answers how many. Signal-safe. */
 unsigned vac__port_stack(uintptr_t *pc, unsigned max);
 
+/*
+ * A thread of the engine's own: it blocks all signals, as the caller does. -ENOMEM. end waits until fn has
+ * returned; it and start are not called at once for one handle.
+ */
+int vac__port_thread_start(uintptr_t *handle, void (*fn)(void *), void *arg);
+void vac__port_thread_end(uintptr_t handle);
+
 /* For reports; never fail, "" when unknown. */
 void vac__port_thread_name(uint32_t tid, char *buf, size_t bytes);
 void vac__port_symbol(uintptr_t pc, char *buf, size_t bytes);

@@ -640,6 +640,8 @@ static void writer(void *arg)
 {
 	struct writer *t = arg;
 
+	for (uint32_t p = 0; w.cfg.workload == WORK_SWAP && p < REGION_PAGES; p++)
+		store(t, p, 0);
 	for (uint32_t n = w.steps_left; n; n--)
 		one_op(t);
 }
@@ -820,6 +822,8 @@ static void open_pool(void)
 	void *at;
 	int r;
 
+	if (w.cfg.workload == WORK_SWAP && pbs > 2)
+		pbs = 2;
 	po.block_bytes = pbs * VAC_PAGEBLOCK_BYTES;
 	po.max_bytes = po.block_bytes * VAC__MAX_BLOCKS;
 	po.gate_timeout_ms = GATE_MS;
@@ -838,16 +842,17 @@ static void open_pool(void)
 	w.base = (uintptr_t)vac_space_base(w.space);
 	/* All that is mapped, in pageblocks, and between one and three blocks more. */
 	need = so.bytes / VAC_PAGEBLOCK_BYTES + 2;
-	if (w.cfg.workload == WORK_SWAP) { /* half of it, and the disk for the rest */
+	/* A third of it, but room for what may be pinned at once; the disk for the rest. */
+	if (w.cfg.workload == WORK_SWAP) {
 		w.disk_pages = need * VAC__PB_PAGES + 32;
-		need = need / 2 + 1;
+		need = need / 3 > 2 + (uint64_t)w.nr_writers ? need / 3 : 2 + (uint64_t)w.nr_writers;
 		r = disk_on();
 		must(r == 0, SIM_CONTENT, "a swap on", r);
 	}
 	if (w.faults.blind) /* and what blocks that could not leave have left behind */
 		need += pbs * 3;
 	for (w.nr_blocks = 0; w.nr_blocks < (int)VAC__MAX_BLOCKS; w.nr_blocks++) {
-		if (have >= need + pbs * (1 + sim_below(2)))
+		if (have >= need + pbs * (w.cfg.workload == WORK_SWAP ? 1 : 1 + sim_below(2)))
 			break;
 		r = vac_block_add(w.pool, NULL);
 		must(r == w.nr_blocks, SIM_CONTENT, "an add", r);

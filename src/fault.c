@@ -232,6 +232,8 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		if ((l == LOOK_NONE || l == LOOK_SWAP) && r == -ENOMEM &&
 		    vac__reclaim(s->pool, VAC__SWAP_CLUSTER))
 			continue;
+		if (l == LOOK_NONE || l == LOOK_SWAP)
+			vac__reclaim_kick(s->pool);
 		if (r == -ENOBUFS)
 			r = -ENOMEM;
 		if (l != LOOK_WAIT)

@@ -343,6 +343,10 @@ struct vac__swap {
 	_Atomic uint64_t acts;       /* times that something about that has changed */
 	_Atomic uint32_t busy;       /* calls that have folios in hand and will let go of them */
 	struct vac__event event;     /* one of those has ended, or memory was freed */
+	struct vac__mutex step;      /* rank background: its thread is at work */
+	struct vac__event kick;      /* memory is short: the background thread has work */
+	_Atomic uint32_t stop;       /* it is to end */
+	uintptr_t thread;
 	uint64_t said_ns;            /* guarded by lock: when the log was last told of an error */
 
 	_Atomic uint64_t in, out, second_chances, errors;
@@ -541,6 +545,23 @@ static inline bool vac__swapcache(struct vac_pool *pool, uint32_t pfn)
 bool vac__reclaim(struct vac_pool *pool, uint32_t want);
 uint32_t vac__reclaim_some(struct vac_pool *pool, uint32_t want);
 uint64_t vac__swap_room(struct vac_pool *pool);
+int vac__reclaim_start(struct vac_pool *pool);
+void vac__reclaim_stop(struct vac_pool *pool);
+/* Free frames below which the background thread begins; it stops at twice as many. */
+static inline uint64_t vac__low_water(struct vac_pool *pool)
+{
+	uint64_t low = vac__ld_rlx(&pool->nr_total) / 64;
+
+	return low < 2 * VAC__SWAP_CLUSTER ? 2 * VAC__SWAP_CLUSTER : low;
+}
+/* A frame was taken. */
+static inline void vac__reclaim_kick(struct vac_pool *pool)
+{
+	if (vac__ld_rlx(&pool->swap.state) == VAC__SWAP_ON &&
+	    vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv) < vac__low_water(pool) &&
+	    vac__ld(&pool->swap.kick.waiters))
+		vac__event_signal(&pool->swap.kick);
+}
 void vac__reclaim_done(struct vac_pool *pool, bool did);
 unsigned vac__swap_out(struct vac_pool *pool, uint32_t first, uint32_t n, bool old,
 		       bool *full);

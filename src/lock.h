@@ -5,6 +5,7 @@
  * tests/test_lock.c proves that a reversal is caught. The order, outer to inner:
  *
  *	pools                    the list of pools; held throughout a fork() with a copy
+ *	background               the background thread's step; whoever wants the pool at rest
  *	hotplug                  one offline, online, add or remove at a time in a pool
  *	  aio                    a direct I/O context's ring
  *	    space                a space's VMAs (read: faults; write: map, unmap, protect)
@@ -28,6 +29,7 @@
 enum vac__rank {
 	VAC__RANK_MANY = 0, /* not ranked: many locks of a rank, by the holder of pools (fork.c) */
 	VAC__RANK_POOLS,
+	VAC__RANK_BACKGROUND,
 	VAC__RANK_HOTPLUG,
 	VAC__RANK_AIO,
 	VAC__RANK_SPACE,

@@ -186,6 +186,8 @@ int vac_pool_close(struct vac_pool *pool)
 			r = vac_space_destroy(s);
 	}
 	if (r == 0) {
+		if (vac__ld(&pool->swap.state) != VAC__SWAP_OFF)
+			vac__reclaim_stop(pool);
 		vac__lock(&pool->hotplug, VAC__RANK_HOTPLUG);
 		for (uint32_t i = 0; i < pool->max_blocks; i++) {
 			if (vac__ld(&pool->blocks[i].state) > VAC_BLOCK_OFFLINE + 1)
@@ -269,7 +271,9 @@ int vac_pool_check(struct vac_pool *pool, char *msg, size_t msg_bytes)
 		return -EPERM;
 	VAC__ENTER();
 	pool->mem->quiet(pool->mem_ctx);
+	vac__lock(&pool->swap.step, VAC__RANK_BACKGROUND);
 	r = vac__check(pool, text, sizeof(text));
+	vac__unlock(&pool->swap.step, VAC__RANK_BACKGROUND);
 	VAC__LEAVE();
 	if (msg && msg_bytes) {
 		size_t n = strlen(text);

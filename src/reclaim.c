@@ -27,6 +27,7 @@
 #include "internal.h"
 
 #define CLUSTER VAC__SWAP_CLUSTER
+#define IDLE_NS UINT64_C(100000000)
 #define REFUSALS_MAX 4 /* clusters that cannot go for want of slots or mappings, until a call gives up */
 
 struct out {
@@ -557,4 +558,48 @@ uint64_t vac__swap_room(struct vac_pool *pool)
 	if (vac__ld_rlx(&sw->state) != VAC__SWAP_ON)
 		return 0;
 	return sw->nr_slots - vac__ld_rlx(&sw->nr_taken) + (uint64_t)(inactive > 0 ? inactive : 0);
+}
+
+/* ---- In the background ------------------------------------------------------------------------- */
+
+/*
+ * Keeps some frames free, so that those who fault find one. Whoever takes frames wakes it; a kick that comes
+ * while it is about to fall asleep is seen, as it has read the event before it looked.
+ */
+static void background(void *arg)
+{
+	struct vac_pool *pool = arg;
+	struct vac__swap *sw = &pool->swap;
+
+	for (;;) {
+		uint32_t seen = vac__event_read(&sw->kick);
+		bool enough = vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv) >=
+			      2 * vac__low_water(pool);
+		uint32_t n = 0;
+
+		if (vac__ld(&sw->stop))
+			break;
+		if (!enough && vac__ld(&sw->state) == VAC__SWAP_ON) {
+			vac__lock(&sw->step, VAC__RANK_BACKGROUND);
+			n = vac__reclaim_some(pool, 4 * CLUSTER);
+			vac__unlock(&sw->step, VAC__RANK_BACKGROUND);
+		}
+		/* Where there is nothing to be had, not before something has changed. */
+		if (n == 0)
+			vac__event_wait(&sw->kick, seen,
+					enough ? 0 : vac__port_now() + IDLE_NS);
+	}
+}
+
+int vac__reclaim_start(struct vac_pool *pool)
+{
+	vac__st(&pool->swap.stop, 0);
+	return vac__port_thread_start(&pool->swap.thread, background, pool);
+}
+
+void vac__reclaim_stop(struct vac_pool *pool)
+{
+	vac__st(&pool->swap.stop, 1);
+	vac__event_signal(&pool->swap.kick);
+	vac__port_thread_end(pool->swap.thread);
 }

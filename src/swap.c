@@ -202,10 +202,19 @@ static void cache_clear(struct vac_pool *pool, uint32_t pfn)
 		vac__sub(&sw->nr_inactive, 1);
 }
 
-/* The cache lets go of a folio: its slot is of no use, or its bytes are. */
+/* The cache lets go of a folio: its slot is of no use, or its bytes are. The caller knows that this is not
+ * its last reference, as he is to unlock it: a free frame may go with its block, lock and all. */
 void vac__swap_cache_drop(struct vac_pool *pool, uint32_t pfn)
 {
 	cache_clear(pool, pfn);
+	vac__folio_put(pool, pfn, VAC__W_REF);
+}
+
+/* As above, where it may be the last: the folio is unlocked first. */
+static void drop_and_unlock(struct vac_pool *pool, uint32_t pfn)
+{
+	cache_clear(pool, pfn);
+	vac__folio_unlock(pool, pfn);
 	vac__folio_put(pool, pfn, VAC__W_REF);
 }
 
@@ -266,9 +275,10 @@ void vac__swap_reap(struct vac_pool *pool, uint32_t slot)
 	if (vac__ld(&sl->cache) == c && counted(sl) == 0 &&
 	    vac__w_map(vac__ld(&vac__frame(pool, c - 1)->word)) == 0) {
 		VAC__SYNC("swap_reaped", c - 1);
-		vac__swap_cache_drop(pool, c - 1);
+		drop_and_unlock(pool, c - 1);
+	} else {
+		vac__folio_unlock(pool, c - 1);
 	}
-	vac__folio_unlock(pool, c - 1);
 }
 
 /* An entry of a folio is about to allow writing: what the file has is old. */
@@ -670,11 +680,11 @@ int vac__swap_read(struct vac_pool *pool, struct vac__swapin *in)
 			vac__or(&f->flags, VAC__F_CLEAN);
 			vac__and(&f->flags, ~VAC__F_READING);
 			vac__stat_add(&pool->swap.in, 1);
+			vac__folio_unlock(pool, in->pfn[i]);
 		} else {
 			vac__swap_error(pool, false);
-			vac__swap_cache_drop(pool, in->pfn[i]);
+			drop_and_unlock(pool, in->pfn[i]);
 		}
-		vac__folio_unlock(pool, in->pfn[i]);
 	}
 	r = in->pfn[in->at] == VAC__NO_PFN || err[in->at] == 0 ? 0 : -EIO;
 	vac__reclaim_done(pool, true);
@@ -785,6 +795,11 @@ static int swap_on(struct vac_pool *pool, const struct vac_swap_opts *o)
 	r = reserve(pool);
 	if (r == 0)
 		r = pool->mem->swap_open(pool->mem_ctx, o->fd, slots << VAC__PAGE_SHIFT, &sw->file);
+	if (r == 0) {
+		r = vac__reclaim_start(pool);
+		if (r < 0)
+			pool->mem->swap_close(pool->mem_ctx, &sw->file);
+	}
 	if (r < 0) {
 		vac__st(&sw->state, VAC__SWAP_OFF);
 		return r;
@@ -846,8 +861,10 @@ int vac__swap_bring(struct vac_pool *pool, uint32_t slot, bool wait)
 	if (vac__ld(&sl->cache) == c) {
 		vac__swap_map_all(pool, c - 1);
 		/* An entry may have been copied meanwhile: it is found the next time. */
-		if (counted(sl) == 0)
-			vac__swap_cache_drop(pool, c - 1);
+		if (counted(sl) == 0) {
+			drop_and_unlock(pool, c - 1);
+			return -EAGAIN;
+		}
 	}
 	vac__folio_unlock(pool, c - 1);
 	return -EAGAIN;
@@ -882,6 +899,7 @@ static int swap_off(struct vac_pool *pool, uint64_t deadline_ns)
 		vac__st(&sw->state, VAC__SWAP_ON);
 		return r;
 	}
+	vac__reclaim_stop(pool);
 	pool->mem->swap_close(pool->mem_ctx, &sw->file);
 	vac__st(&sw->state, VAC__SWAP_OFF);
 	return 0;

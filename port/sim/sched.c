@@ -506,6 +506,17 @@ int sim_spawn(const char *name, void (*fn)(void *), void *arg)
 	return t;
 }
 
+int vac__port_thread_start(uintptr_t *handle, void (*fn)(void *), void *arg)
+{
+	*handle = (uintptr_t)sim_spawn("background", fn, arg);
+	return 0;
+}
+
+void vac__port_thread_end(uintptr_t handle)
+{
+	sim_join((int)handle);
+}
+
 void sim_join(int thread)
 {
 	struct thread *t = &threads[current];

@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SIM_THREADS_MAX 16
+#define SIM_THREADS_MAX 24
 #define SIM_DECISIONS_MAX (1u << 20)
 
 /* How a schedule ended. The numbers are the exit statuses of `vacate sim`. */
