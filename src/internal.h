@@ -338,6 +338,7 @@ struct vac__swap {
 
 	/* The clock: clusters of frames, counted on for ever. back follows front. */
 	_Atomic uint64_t front, back;
+	_Atomic uint32_t top;        /* blocks from here on were never online; hotplug lock */
 	_Atomic int64_t nr_inactive; /* folios in the cache that nothing maps; about */
 	_Atomic uint64_t freed;      /* frames, since the beginning */
 	_Atomic uint64_t acts;       /* times that something about that has changed */
@@ -543,7 +544,7 @@ static inline bool vac__swapcache(struct vac_pool *pool, uint32_t pfn)
 
 /* ---- reclaim.c ---- */
 bool vac__reclaim(struct vac_pool *pool, uint32_t want);
-uint32_t vac__reclaim_some(struct vac_pool *pool, uint32_t want);
+uint32_t vac__reclaim_some(struct vac_pool *pool, uint32_t want, unsigned together);
 uint64_t vac__swap_room(struct vac_pool *pool);
 int vac__reclaim_start(struct vac_pool *pool);
 void vac__reclaim_stop(struct vac_pool *pool);
@@ -563,8 +564,6 @@ static inline void vac__reclaim_kick(struct vac_pool *pool)
 		vac__event_signal(&pool->swap.kick);
 }
 void vac__reclaim_done(struct vac_pool *pool, bool did);
-unsigned vac__swap_out(struct vac_pool *pool, uint32_t first, uint32_t n, bool old,
-		       bool *full);
 
 /* ---- prefault.c ---- */
 int vac__space_list(struct vac_space *s);

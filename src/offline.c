@@ -366,7 +366,7 @@ static int evacuate(struct offline *o)
 			continue;
 		}
 		/* Others make room by going out; or some of this block's do. */
-		if (o->no_memory && vac__reclaim_some(pool, VAC__SWAP_CLUSTER)) {
+		if (o->no_memory && vac__reclaim_some(pool, VAC__SWAP_CLUSTER, 1)) {
 			idle = 0;
 			continue;
 		}

@@ -8,7 +8,7 @@
  * at a distance and frees those that nobody has touched since; who does touch one maps it back without
  * I/O. The distance is kept such that some part of the pool is in between.
  *
- * One cluster's way out (vac__swap_out):
+ * A cluster's way out, alone or with others (struct batch):
  *
  *	1. pick the folios: isolated, locked; then a slot each, one after the other, and in the cache
  *	2. in every space of the family, under the ptl: present entries become swap entries in one
@@ -27,8 +27,10 @@
 #include "internal.h"
 
 #define CLUSTER VAC__SWAP_CLUSTER
+#define BATCH 8 /* clusters that are written at once, at most */
+#define RUNS 32
 #define IDLE_NS UINT64_C(100000000)
-#define REFUSALS_MAX 4 /* clusters that cannot go for want of slots or mappings, until a call gives up */
+#define REFUSALS_MAX (4 * CLUSTER) /* folios that cannot go for want of slots or mappings, until a call gives up */
 
 struct out {
 	uint32_t pfn, family, index, slot;
@@ -276,49 +278,63 @@ static int write_one(struct vac_pool *pool, const struct out *o)
 	return run.err;
 }
 
-static void write_out(struct vac_pool *pool, struct out *o, unsigned n)
+static void written(struct vac_pool *pool, struct out *o, const struct vac__swap_run *run)
 {
-	struct vac__swap_run run[CLUSTER];
-	unsigned runs = 0, of[CLUSTER];
+	unsigned pages = (unsigned)(run->bytes >> VAC__PAGE_SHIFT);
 
-	for (unsigned i = 0, k; i < n; i += k) {
-		k = 1;
-		if (o[i].failed || (vac__ld(&vac__frame(pool, o[i].pfn)->flags) & VAC__F_CLEAN))
+	for (unsigned i = 0; i < pages; i++) {
+		int err = run->err;
+
+		/* One bad slot must not take its neighbours with it. */
+		if (err && pages > 1)
+			err = write_one(pool, &o[i]);
+		if (err == 0) {
+			vac__or(&vac__frame(pool, o[i].pfn)->flags, VAC__F_CLEAN);
+			vac__stat_add(&pool->swap.out, 1);
 			continue;
-		k = linear(pool, o + i, n - i, true);
-		for (unsigned j = 1; j < k; j++)
-			if (vac__ld(&vac__frame(pool, o[i + j].pfn)->flags) & VAC__F_CLEAN)
-				k = j;
-		of[runs] = i;
-		run[runs++] = (struct vac__swap_run){.mem = vac__frame_addr(pool, o[i].pfn),
-						     .off = (uint64_t)o[i].slot << VAC__PAGE_SHIFT,
-						     .bytes = (size_t)k << VAC__PAGE_SHIFT};
-	}
-	if (runs == 0)
-		return;
-	pool->mem->swap_io(pool->mem_ctx, &pool->swap.file, true, run, runs);
-	for (unsigned r = 0; r < runs; r++) {
-		unsigned pages = (unsigned)(run[r].bytes >> VAC__PAGE_SHIFT);
-
-		for (unsigned i = of[r]; i < of[r] + pages; i++) {
-			int err = run[r].err;
-
-			/* One bad slot must not take its neighbours with it. */
-			if (err && pages > 1)
-				err = write_one(pool, &o[i]);
-			if (err == 0) {
-				vac__or(&vac__frame(pool, o[i].pfn)->flags, VAC__F_CLEAN);
-				vac__stat_add(&pool->swap.out, 1);
-				continue;
-			}
-			o[i].failed = true;
-			vac__swap_error(pool, true);
-			vac__swap_bad(pool, o[i].slot);
 		}
+		o[i].failed = true;
+		vac__swap_error(pool, true);
+		vac__swap_bad(pool, o[i].slot);
 	}
 }
 
-/* ---- One cluster ------------------------------------------------------------------------------- */
+static bool dirty(struct vac_pool *pool, const struct out *o)
+{
+	return !o->failed && !(vac__ld(&vac__frame(pool, o->pfn)->flags) & VAC__F_CLEAN);
+}
+
+static void write_out(struct vac_pool *pool, struct out *o, unsigned n)
+{
+	struct vac__swap_run run[RUNS];
+	unsigned i = 0, k, of[RUNS];
+
+	while (i < n) {
+		unsigned runs = 0;
+
+		for (; i < n && runs < RUNS; i += k) {
+			k = 1;
+			if (!dirty(pool, &o[i]))
+				continue;
+			k = linear(pool, o + i, n - i, true);
+			for (unsigned j = 1; j < k; j++)
+				if (!dirty(pool, &o[i + j]))
+					k = j;
+			of[runs] = i;
+			run[runs++] =
+				(struct vac__swap_run){.mem = vac__frame_addr(pool, o[i].pfn),
+						       .off = (uint64_t)o[i].slot << VAC__PAGE_SHIFT,
+						       .bytes = (size_t)k << VAC__PAGE_SHIFT};
+		}
+		if (runs == 0)
+			break;
+		pool->mem->swap_io(pool->mem_ctx, &pool->swap.file, true, run, runs);
+		for (unsigned r = 0; r < runs; r++)
+			written(pool, o + of[r], &run[r]);
+	}
+}
+
+/* ---- A batch ----------------------------------------------------------------------------------- */
 
 /* What has failed is mapped again, if it was unmapped, and keeps no new slot. */
 static void finish(struct vac_pool *pool, struct out *o)
@@ -350,29 +366,32 @@ static bool young(struct vac_pool *pool, uint32_t first, uint32_t n)
 	return any;
 }
 
-/*
- * Unmap and write the base folios among frames [first, first + n), at most a cluster. Nothing is held but the
- * hotplug lock at most. old: only if none of them is young. Answers how many frames can be freed now; *full:
- * there are no slots, or no host mappings, so that the next cluster will not fare better.
- */
-unsigned vac__swap_out(struct vac_pool *pool, uint32_t first, uint32_t n, bool old, bool *full)
-{
-	struct out o[CLUSTER];
-	unsigned k = 0, done = 0, end;
+/* What is on its way: unmapped, or failed. */
+struct batch {
+	struct out o[BATCH * CLUSTER];
+	unsigned n, clusters;
+	unsigned refusals; /* folios that could not go for want of slots or host mappings */
+};
 
-	*full = false;
-	if (old && young(pool, first, n))
-		return 0;
-	for (uint32_t i = 0; i < n; i++)
+/* Unmap the base folios of a cluster of frames. old: only if none of them is young. Answers whether there were
+ * any. */
+static bool unmap_cluster(struct vac_pool *pool, struct batch *b, uint32_t first, bool old)
+{
+	struct out *o = &b->o[b->n];
+	unsigned k = 0, end;
+
+	if (old && young(pool, first, CLUSTER))
+		return false;
+	for (uint32_t i = 0; i < CLUSTER; i++)
 		k += pick(pool, first + i, &o[k]);
 	if (k == 0)
-		return 0;
+		return false;
 	sort(o, k);
 	if (!add_to_cache(pool, o, k)) {
 		for (unsigned i = 0; i < k; i++)
 			let_go(pool, &o[i]);
-		*full = true;
-		return 0;
+		b->refusals += CLUSTER;
+		return false;
 	}
 	for (unsigned i = 0; i < k; i = end) {
 		for (end = i + 1; end < k && o[end].family == o[i].family &&
@@ -381,22 +400,37 @@ unsigned vac__swap_out(struct vac_pool *pool, uint32_t first, uint32_t n, bool o
 		unmap_group(pool, o + i, end - i);
 	}
 	VAC__SYNC("swap_unmapped", first);
-	look(pool, o, k);
-	write_out(pool, o, k);
-	for (unsigned i = 0; i < k; i++) {
-		done += !o[i].failed;
-		*full |= o[i].refused;
-		finish(pool, &o[i]);
+	b->n += k;
+	b->clusters++;
+	return true;
+}
+
+/* Write what was unmapped, and let go. Answers how many frames can be freed now. */
+static unsigned write_batch(struct vac_pool *pool, struct batch *b)
+{
+	unsigned done = 0;
+
+	if (b->n == 0)
+		return 0;
+	look(pool, b->o, b->n);
+	write_out(pool, b->o, b->n);
+	for (unsigned i = 0; i < b->n; i++) {
+		done += !b->o[i].failed;
+		b->refusals += b->o[i].refused;
+		finish(pool, &b->o[i]);
 	}
-	*full &= done == 0;
+	b->n = b->clusters = 0;
 	return done;
 }
 
 /* ---- The clock --------------------------------------------------------------------------------- */
 
-static uint64_t clusters(const struct vac_pool *pool)
+/* At least one; changes when a block of a higher number comes, and the hands with it. */
+static uint64_t clusters(struct vac_pool *pool)
 {
-	return ((uint64_t)pool->max_blocks << pool->block_shift) / CLUSTER;
+	uint64_t blocks = vac__ld_rlx(&pool->swap.top);
+
+	return ((blocks ? blocks : 1) << pool->block_shift) / CLUSTER;
 }
 
 /* The hand's next cluster, in a block that has memory. False: it has come to `stop`. */
@@ -434,14 +468,14 @@ static void divide(struct vac_pool *pool, uint32_t pfn)
 	vac__folio_putback(pool, pfn);
 }
 
-static unsigned front_step(struct vac_pool *pool, uint32_t first, bool *full)
+static bool front_step(struct vac_pool *pool, struct batch *b, uint32_t first)
 {
 	uint32_t fl = vac__ld_rlx(&vac__frame(pool, first)->flags);
 	uint32_t head = first & ~(VAC__PB_PAGES - 1);
 
 	if (fl & (VAC__F_HEAD | VAC__F_TAIL))
 		divide(pool, head);
-	return vac__swap_out(pool, first, CLUSTER, true, full);
+	return unmap_cluster(pool, b, first, true);
 }
 
 static unsigned back_step(struct vac_pool *pool, uint32_t first)
@@ -455,30 +489,35 @@ static unsigned back_step(struct vac_pool *pool, uint32_t first)
 	return n;
 }
 
-/* At most two rounds of the clock: the first may only find out what is old. Answers how many frames it has
- * freed; *did: it has changed something. */
-static uint32_t turn(struct vac_pool *pool, uint32_t want, bool *did)
+/*
+ * At most two rounds of the clock: the first may only find out what is old. Clusters go out `together` at once.
+ * Answers how many frames it has freed; *did: it has changed something.
+ */
+static uint32_t turn(struct vac_pool *pool, uint32_t want, unsigned together, bool *did)
 {
 	struct vac__swap *sw = &pool->swap;
 	uint64_t end = vac__ld(&sw->front) + 2 * clusters(pool);
 	int64_t target = (int64_t)(vac__ld_rlx(&pool->nr_total) / 8);
-	uint32_t freed = 0, first, refusals = 0;
-	bool full;
+	uint32_t freed = 0, first;
+	struct batch b;
 
+	b.n = b.clusters = b.refusals = 0;
 	while (freed < want) {
-		unsigned wash = vac__ld_rlx(&sw->nr_inactive) < target ? 2 : 1;
+		/* Twice as much goes out as is freed until the distance of the hands is as it should be. */
+		unsigned wash = vac__ld_rlx(&sw->nr_inactive) < target ? 2 * together : together;
 		bool moved = false;
 
-		while (wash && refusals < REFUSALS_MAX &&
+		while (wash && b.refusals < REFUSALS_MAX &&
 		       vac__ld_rlx(&sw->state) == VAC__SWAP_ON &&
 		       next(pool, &sw->front, end, &first)) {
 			moved = true;
-			if (front_step(pool, first, &full)) {
-				*did = true;
-				wash--;
-			}
-			refusals += full;
+			if (!front_step(pool, &b, first))
+				continue;
+			wash--;
+			if (b.clusters == together)
+				*did |= write_batch(pool, &b) > 0;
 		}
+		*did |= write_batch(pool, &b) > 0;
 		while (freed < want && next(pool, &sw->back, vac__ld(&sw->front), &first)) {
 			moved = true;
 			freed += back_step(pool, first);
@@ -514,7 +553,7 @@ bool vac__reclaim(struct vac_pool *pool, uint32_t want)
 		bool did = false;
 
 		vac__add(&sw->busy, 1);
-		n = turn(pool, want, &did);
+		n = turn(pool, want, 1, &did);
 		vac__reclaim_done(pool, did);
 		if (n || vac__ld(&sw->freed) != freed)
 			return true;
@@ -535,7 +574,7 @@ bool vac__reclaim(struct vac_pool *pool, uint32_t want)
 }
 
 /* As much as can be made at this moment; waits for the swap file only. */
-uint32_t vac__reclaim_some(struct vac_pool *pool, uint32_t want)
+uint32_t vac__reclaim_some(struct vac_pool *pool, uint32_t want, unsigned together)
 {
 	struct vac__swap *sw = &pool->swap;
 	bool did = false;
@@ -544,7 +583,7 @@ uint32_t vac__reclaim_some(struct vac_pool *pool, uint32_t want)
 	if (vac__ld(&sw->state) == VAC__SWAP_OFF)
 		return 0;
 	vac__add(&sw->busy, 1);
-	n = turn(pool, want, &did);
+	n = turn(pool, want, together, &did);
 	vac__reclaim_done(pool, did);
 	return n;
 }
@@ -581,7 +620,7 @@ static void background(void *arg)
 			break;
 		if (!enough && vac__ld(&sw->state) == VAC__SWAP_ON) {
 			vac__lock(&sw->step, VAC__RANK_BACKGROUND);
-			n = vac__reclaim_some(pool, 4 * CLUSTER);
+			n = vac__reclaim_some(pool, BATCH * CLUSTER, BATCH);
 			vac__unlock(&sw->step, VAC__RANK_BACKGROUND);
 		}
 		/* Where there is nothing to be had, not before something has changed. */

@@ -543,12 +543,12 @@ int vac_unmap(struct vac_space *space, void *addr, size_t len)
 	return r;
 }
 
-/* Fill in what can be filled; the first error, if there is one. */
-static int populate(struct vac_space *s, uint32_t first, uint32_t end)
+/* Fill in what can be filled, or up to the first page that cannot; the first error, if there is one. */
+static int populate(struct vac_space *s, uint32_t first, uint32_t end, bool all)
 {
 	int r = 0;
 
-	for (uint32_t p = first; p < end; p++) {
+	for (uint32_t p = first; p < end && (r == 0 || all); p++) {
 		uint64_t e = vac__entry_get(s, p);
 		int err = e && !vac__e_swap(e) ? 0 : vac__fault_in(s, p, VAC__READ);
 
@@ -594,7 +594,7 @@ static int map(struct vac_space *s, uint32_t first, uint32_t pages, bool fixed, 
 	vac__port_vma_charge(-VMAS_EACH, true);
 	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
 	if (r == 0 && (flags & VAC_MAP_POPULATE) && prot)
-		populate(s, first, first + pages);
+		populate(s, first, first + pages, true);
 	*at = first;
 	return r;
 }
@@ -862,7 +862,7 @@ static int lock_range(struct vac_space *s, uint32_t first, uint32_t end)
 
 	if (r < 0)
 		return r;
-	r = populate(s, first, end);
+	r = populate(s, first, end, false);
 	if (r < 0)
 		mark(s, first, end, MARK_UNLOCKED);
 	return r == -EFAULT ? -ENOMEM : r;
@@ -907,7 +907,7 @@ int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice 
 	VAC__ENTER();
 	switch (advice) {
 	case VAC_ADV_WILLNEED:
-		r = populate(space, first, end);
+		r = populate(space, first, end, true);
 		r = r == -EFAULT ? -ENOMEM : r;
 		break;
 	case VAC_ADV_DONTNEED: r = drop(space, first, end, false); break;

@@ -19,7 +19,7 @@
 
 #define PAGES VAC__SWAP_SLOTS_MAX
 #define RUNS_MAX 16
-#define PIECES_MAX 64
+#define PIECES_MAX 128
 
 static uint8_t *disk;
 static bool is_open, good[PAGES];
