@@ -205,6 +205,8 @@ static int fill(struct vac_space *s, const struct vac__vma *v, uint32_t page)
  */
 int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 {
+	bool alone = false;
+
 	for (;;) {
 		uint32_t pfn = 0, ticket = 0;
 		const struct vac__vma *v;
@@ -223,15 +225,17 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		if (l == LOOK_NONE)
 			r = fill(s, v, page);
 		if (l == LOOK_SWAP)
-			r = vac__swap_begin(s, page, &in);
+			r = vac__swap_begin(s, page, alone, &in);
 		vac__rdunlock(&s->lock, VAC__RANK_SPACE);
 		if (l == LOOK_SWAP && r == 0)
 			r = vac__swap_read(s->pool, &in);
 		if (l == LOOK_AGAIN || (l == LOOK_SWAP && (r == 0 || r == -EAGAIN)))
 			continue;
 		if ((l == LOOK_NONE || l == LOOK_SWAP) && r == -ENOMEM &&
-		    vac__reclaim(s->pool, VAC__SWAP_CLUSTER))
+		    (vac__reclaim(s->pool, 2 * VAC__SWAP_CLUSTER) || (l == LOOK_SWAP && !alone))) {
+			alone = true;
 			continue;
+		}
 		if (l == LOOK_NONE || l == LOOK_SWAP)
 			vac__reclaim_kick(s->pool);
 		if (r == -ENOBUFS)

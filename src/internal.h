@@ -520,7 +520,7 @@ enum vac__swap_look { VAC__SWAP_DONE, VAC__SWAP_WAIT, VAC__SWAP_AGAIN, VAC__SWAP
 enum vac__swap_look vac__swap_look(struct vac_space *s, uint32_t page, unsigned access,
 				   uint32_t *pfn, uint32_t *ticket, int *err);
 int vac__swap_upgrade(struct vac_space *s, uint32_t page);
-int vac__swap_begin(struct vac_space *s, uint32_t page, struct vac__swapin *in);
+int vac__swap_begin(struct vac_space *s, uint32_t page, bool alone, struct vac__swapin *in);
 int vac__swap_read(struct vac_pool *pool, struct vac__swapin *in);
 void vac__swap_dup(struct vac_pool *pool, uint32_t slot);
 void vac__swap_put(struct vac_pool *pool, uint32_t slot);

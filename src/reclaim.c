@@ -167,12 +167,13 @@ static void from_swap(struct vac_pool *pool, struct vac_space *s, const struct o
  * be. Answers how many were looked at. */
 static unsigned unmap_run(struct vac_pool *pool, struct vac_space *s, struct out *o, unsigned n)
 {
-	uint64_t was[CLUSTER];
+	const struct vac__mem_ops *mem = pool->mem;
+	uint64_t was[CLUSTER], alike = VAC__E_HMAP | VAC__E_READ;
 	unsigned k = 0;
 	int r = 0;
 
 	while (k < n && o[k].index == o->index + k && !o[k].failed && shows(s, &o[k], &was[k]) &&
-	       (k == 0 || (was[k] & VAC__E_HMAP) == (was[0] & VAC__E_HMAP))) {
+	       (k == 0 || (was[k] & alike) == (was[0] & alike))) {
 		if (!to_swap(pool, s, &o[k], was[k])) {
 			o[k].failed = true;
 			break;
@@ -182,12 +183,17 @@ static unsigned unmap_run(struct vac_pool *pool, struct vac_space *s, struct out
 	if (k == 0)
 		return 1;
 	if (was[0] & VAC__E_HMAP) {
+		void *at = s->base + ((size_t)o->index << VAC__PAGE_SHIFT);
+		size_t bytes = (size_t)k << VAC__PAGE_SHIFT;
 		bool booked = vac__port_vma_charge(2, false);
 
-		r = booked ? pool->mem->hole(pool->mem_ctx,
-					     s->base + ((size_t)o->index << VAC__PAGE_SHIFT),
-					     (size_t)k << VAC__PAGE_SHIFT, false)
-			   : -ENOMEM;
+		/* What nobody may touch is bare, as everywhere (space.c). */
+		if (!booked)
+			r = -ENOMEM;
+		else if (was[0] & VAC__E_READ)
+			r = mem->hole(pool->mem_ctx, at, bytes, false);
+		else
+			r = mem->unmap(pool->mem_ctx, at, bytes);
 		for (unsigned i = 0; r < 0 && i < k; i++) {
 			from_swap(pool, s, &o[i], was[i]);
 			o[i].failed = o[i].refused = true;

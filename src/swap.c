@@ -599,9 +599,9 @@ static bool follows(struct vac_space *s, uint32_t page, uint32_t slot)
 /*
  * The page's slot must be read: put folios for it, and for those that lie beside it in the file and the
  * space, in the cache. The space's lock is held for read. 0: vac__swap_read() is next. -EAGAIN: look
- * again. -ENOMEM.
+ * again. -ENOMEM; alone: not before there is not even one frame.
  */
-int vac__swap_begin(struct vac_space *s, uint32_t page, struct vac__swapin *in)
+int vac__swap_begin(struct vac_space *s, uint32_t page, bool alone, struct vac__swapin *in)
 {
 	uint64_t e = vac__entry_get(s, page), room;
 	uint32_t lo = page & ~(CLUSTER - 1), hi = lo + CLUSTER, first = page, end = page + 1;
@@ -610,13 +610,19 @@ int vac__swap_begin(struct vac_space *s, uint32_t page, struct vac__swapin *in)
 
 	if (!vac__e_swap(e))
 		return -EAGAIN;
-	/* What is read ahead must not push others out. */
 	room = vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv);
-	while (room >= 2 * CLUSTER && end < hi && follows(s, end, slot + (end - page)))
+	while (end < hi && follows(s, end, slot + (end - page)))
 		end++;
-	while (room >= 2 * CLUSTER && first > lo && slot > page - first &&
+	while (first > lo && slot > page - first &&
 	       follows(s, first - 1, slot - (page - first) - 1))
 		first--;
+	/* They went out together: it costs more to bring them in one by one than to make room for all. */
+	if (end - first > room) {
+		if (!alone)
+			return -ENOMEM;
+		first = page;
+		end = page + 1;
+	}
 	in->slot = slot - (page - first);
 	in->n = end - first;
 	in->at = page - first;
