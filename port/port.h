@@ -207,7 +207,8 @@ struct vac__swap_run {
 	void *mem;
 	uint64_t off;
 	size_t bytes;
-	int err; /* answer: 0: all of it; a short transfer is -EIO */
+	int err;                /* answer: 0: all of it; a short transfer is -EIO */
+	_Atomic uint32_t *left; /* the port's own: how many runs of the call are not done yet */
 };
 
 struct vac__mem_ops {

@@ -845,7 +845,8 @@ static void open_pool(void)
 	/* A third of it, but room for what may be pinned at once; the disk for the rest. */
 	if (w.cfg.workload == WORK_SWAP) {
 		w.disk_pages = need * VAC__PB_PAGES + 32;
-		need = need / 3 > 2 + (uint64_t)w.nr_writers ? need / 3 : 2 + (uint64_t)w.nr_writers;
+		need = need / 3 > 2 + (uint64_t)w.nr_writers ? need / 3
+							     : 2 + (uint64_t)w.nr_writers;
 		r = disk_on();
 		must(r == 0, SIM_CONTENT, "a swap on", r);
 	}

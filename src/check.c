@@ -68,7 +68,7 @@ static int check_entry(struct check *c, struct vac_space *s, uint32_t page, uint
 		return bad(c, "space %u page %u: entry %#llx is of no known type", s->id, page,
 			   (unsigned long long)e);
 	f = vac__frame(c->pool, pfn);
-	if ((e & VAC__E_WRITE) && (kind(c, pfn) & VAC__F_CLEAN))
+	if ((e & VAC__E_WRITE) && (e & VAC__E_EXCL) && (kind(c, pfn) & VAC__F_CLEAN))
 		return bad(c, "space %u page %u: pfn %u may be written, and counts as clean", s->id,
 			   page, pfn);
 	if ((kind(c, pfn) & VAC__F_KIND) != (huge ? VAC__F_HEAD : VAC__F_BASE))

@@ -348,7 +348,7 @@ struct vac__swap {
 	struct vac__event kick;      /* memory is short: the background thread has work */
 	_Atomic uint32_t stop;       /* it is to end */
 	uintptr_t thread;
-	uint64_t said_ns;            /* guarded by lock: when the log was last told of an error */
+	uint64_t said_ns; /* guarded by lock: when the log was last told of an error */
 
 	_Atomic uint64_t in, out, second_chances, errors;
 };

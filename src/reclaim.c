@@ -30,12 +30,14 @@
 #define BATCH 8 /* clusters that are written at once, at most */
 #define RUNS 32
 #define IDLE_NS UINT64_C(100000000)
-#define REFUSALS_MAX (4 * CLUSTER) /* folios that cannot go for want of slots or mappings, until a call gives up */
+#define REFUSALS_MAX \
+	(4 *         \
+	 CLUSTER) /* folios that cannot go for want of slots or mappings, until a call gives up */
 
 struct out {
 	uint32_t pfn, family, index, slot;
-	bool fresh;  /* newly in the cache */
-	bool failed; /* to be mapped back */
+	bool fresh;   /* newly in the cache */
+	bool failed;  /* to be mapped back */
 	bool refused; /* by the host, for want of mappings */
 };
 
@@ -327,10 +329,10 @@ static void write_out(struct vac_pool *pool, struct out *o, unsigned n)
 				if (!dirty(pool, &o[i + j]))
 					k = j;
 			of[runs] = i;
-			run[runs++] =
-				(struct vac__swap_run){.mem = vac__frame_addr(pool, o[i].pfn),
-						       .off = (uint64_t)o[i].slot << VAC__PAGE_SHIFT,
-						       .bytes = (size_t)k << VAC__PAGE_SHIFT};
+			run[runs++] = (struct vac__swap_run){.mem = vac__frame_addr(pool, o[i].pfn),
+							     .off = (uint64_t)o[i].slot
+								    << VAC__PAGE_SHIFT,
+							     .bytes = (size_t)k << VAC__PAGE_SHIFT};
 		}
 		if (runs == 0)
 			break;
@@ -631,8 +633,7 @@ static void background(void *arg)
 		}
 		/* Where there is nothing to be had, not before something has changed. */
 		if (n == 0)
-			vac__event_wait(&sw->kick, seen,
-					enough ? 0 : vac__port_now() + IDLE_NS);
+			vac__event_wait(&sw->kick, seen, enough ? 0 : vac__port_now() + IDLE_NS);
 	}
 }
 

@@ -85,7 +85,8 @@ static uint32_t find_run(struct vac__swap *sw, unsigned n)
 static void cache_set(struct vac_pool *pool, uint32_t slot, uint32_t pfn)
 {
 	VAC__DEBUG_ASSERT(vac__ld_rlx(&vac__frame(pool, pfn)->index) == slot_of(pool, slot)->index);
-	VAC__DEBUG_ASSERT(vac__ld_rlx(&vac__frame(pool, pfn)->family) == slot_of(pool, slot)->family);
+	VAC__DEBUG_ASSERT(vac__ld_rlx(&vac__frame(pool, pfn)->family) ==
+			  slot_of(pool, slot)->family);
 	vac__or(&vac__frame(pool, pfn)->flags, VAC__F_SWAPCACHE);
 	vac__st(&pool->swap.of[pfn], slot + 1);
 	vac__st(&slot_of(pool, slot)->cache, pfn + 1);
@@ -383,13 +384,13 @@ static int map_run(struct vac_space *s, const struct run *r, unsigned access)
 	struct vac_pool *pool = s->pool;
 	int ret;
 
-	if ((bits & VAC__E_WRITE) && !(access & VAC__WRITE) && pool->guard == VAC_GUARD_SIGSEGV &&
-	    !crowded(&pool->swap) && all_clean(pool, r))
+	if ((shown_prot(bits) & VAC__WRITE) && !(access & VAC__WRITE) &&
+	    pool->guard == VAC_GUARD_SIGSEGV && !crowded(&pool->swap) && all_clean(pool, r))
 		bits = (bits & ~(uint64_t)VAC__E_WRITE) | VAC__E_CLEAN;
 	bits |= VAC__E_PRESENT;
 	if (!vac__port_vma_charge(2, false))
 		return -ENOMEM;
-	for (uint32_t i = 0; (bits & VAC__E_WRITE) && i < r->n; i++)
+	for (uint32_t i = 0; (shown_prot(bits) & VAC__WRITE) && i < r->n; i++)
 		vac__swap_written(pool, r->pfn + i);
 	ret = show(s, r->page, r->n, r->pfn, shown_prot(bits));
 	for (uint32_t i = 0; ret == 0 && i < r->n; i++) {
@@ -504,7 +505,7 @@ unsigned vac__swap_map_all(struct vac_pool *pool, uint32_t pfn)
 		e = vac__ld_rlx(vac__pte(s, index));
 		if ((vac__ld_rlx(vac__pmd(s, vpb)) & VAC__E_TYPE) == VAC__E_TABLE &&
 		    vac__e_swap(e) && vac__e_pfn(e) == slot) {
-			if (e & VAC__E_WRITE)
+			if (shown_prot(e) & VAC__WRITE)
 				vac__swap_written(pool, pfn);
 			if (vac__w_map(vac__ld_rlx(&f->word)) == 0)
 				vac__sub(&pool->swap.nr_inactive, 1);

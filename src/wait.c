@@ -76,8 +76,8 @@ void vac__folio_unlock(struct vac_pool *pool, uint32_t pfn)
 	vac__folios_held(-1);
 	if (v & WAITING)
 		wake_all(pool, l);
-	if (slot !=
-	    VAC__NO_SLOT) /* nobody needs it any more, and who found that out found it locked */
+	/* Perhaps nobody needs it any more, and who found that out found it locked. */
+	if (slot != VAC__NO_SLOT)
 		vac__swap_reap(pool, slot);
 }
 

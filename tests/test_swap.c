@@ -123,10 +123,12 @@ static void owner(struct member *m)
 				count[p] = 0;
 			}
 			break;
-		case 3: case 4: case 5: case 6: case 7: break;
-		default:
-			count[p]++;
-			w[0] = w[511] = (uint64_t)p << 32 | count[p];
+		case 3:
+		case 4:
+		case 5:
+		case 6:
+		case 7: break;
+		default: count[p]++; w[0] = w[511] = (uint64_t)p << 32 | count[p];
 		}
 		atomic_fetch_add(&m->team->rounds, 1);
 	}
@@ -306,7 +308,8 @@ static void test_read_errors(void **state UNUSED)
 			victim = mem + at;
 	assert_non_null(victim);
 	/* Every page of the cluster fails as one transfer; by itself only the one. */
-	bad.from = (uint64_t)vac__e_pfn(vac__entry_get(s, (uint32_t)((victim - mem) / (long)P))) * P;
+	bad.from =
+		(uint64_t)vac__e_pfn(vac__entry_get(s, (uint32_t)((victim - mem) / (long)P))) * P;
 	bad.to = bad.from + P;
 	bad.reads = true;
 	assert_int_equal(vac_pin(s, victim, P, VAC_PIN_READ, "me", &pin), -EIO);
@@ -420,14 +423,10 @@ static void test_refused(void **state UNUSED)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_half),
-		cmocka_unit_test(test_lock),
-		cmocka_unit_test(test_everything),
-		cmocka_unit_test(test_off_under_load),
-		cmocka_unit_test(test_read_errors),
-		cmocka_unit_test(test_write_errors),
-		cmocka_unit_test(test_fork),
-		cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_half),        cmocka_unit_test(test_lock),
+		cmocka_unit_test(test_everything),  cmocka_unit_test(test_off_under_load),
+		cmocka_unit_test(test_read_errors), cmocka_unit_test(test_write_errors),
+		cmocka_unit_test(test_fork),        cmocka_unit_test(test_refused),
 	};
 
 	catch_faults();
