@@ -573,9 +573,8 @@ static int print_json(struct stress *st, double seconds)
 				    json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "slots",
 					      (json_int_t)ps.swap_slots, "used",
 					      (json_int_t)ps.swap_used, "bad",
-					      (json_int_t)ps.swap_bad, "in",
-					      (json_int_t)ps.swap_in, "out",
-					      (json_int_t)ps.swap_out, "second_chances",
+					      (json_int_t)ps.swap_bad, "in", (json_int_t)ps.swap_in,
+					      "out", (json_int_t)ps.swap_out, "second_chances",
 					      (json_int_t)ps.swap_second_chances, "errors",
 					      (json_int_t)ps.swap_errors));
 	json_object_set_new(j, "splits", json_integer((json_int_t)ps.splits));
@@ -641,11 +640,10 @@ static int print_text(struct stress *st, double seconds)
 	printf("host mappings: at most %" PRIu64 "; pool checked %" PRIu64 " times\n",
 	       atomic_load(&st->run.host_vmas_max), st->checks);
 	if (st->s.swap_path && vac_pool_stats(st->s.pool, &ps) == 0)
-		printf("swap: %.1f MiB out, %.1f MiB in, %" PRIu64
-		       " second chances, %" PRIu64 " errors, %.1f of %.1f MiB in use\n",
-		       (double)ps.swap_out / 256, (double)ps.swap_in / 256,
-		       ps.swap_second_chances, ps.swap_errors, (double)ps.swap_used / 256,
-		       (double)ps.swap_slots / 256);
+		printf("swap: %.1f MiB out, %.1f MiB in, %" PRIu64 " second chances, %" PRIu64
+		       " errors, %.1f of %.1f MiB in use\n",
+		       (double)ps.swap_out / 256, (double)ps.swap_in / 256, ps.swap_second_chances,
+		       ps.swap_errors, (double)ps.swap_used / 256, (double)ps.swap_slots / 256);
 	printf("verified: %" PRIu64 " checks, %" PRIu64 " errors\n", wl_checked(&st->run),
 	       atomic_load(&st->run.faults));
 	return err;

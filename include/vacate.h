@@ -387,8 +387,10 @@ int vac_block_add(struct vac_pool *pool, const struct vac_block_opts *opts);
 int vac_block_online(struct vac_pool *pool, int id, enum vac_zone zone);
 
 /* vac_offline_opts.flags */
-#define VAC_OFFLINE_BEST_EFFORT 1u  /* without enough target memory, move what fits, then stop */
-#define VAC_OFFLINE_DRY_RUN 2u      /* answer what would be missing; move nothing */
+#define VAC_OFFLINE_BEST_EFFORT 1u /* without enough target memory, move what fits, then stop */
+#define VAC_OFFLINE_DRY_RUN 2u     /* answer what would be missing; move nothing */
+#define VAC_OFFLINE_SWAP \
+	8u /* write pages to the swap file, if there is one, sooner than move them */
 #define VAC_OFFLINE_TEST_NO_GATE 4u /* test switch: do not gate pins; endless I/O then starves us */
 
 struct vac_offline_progress {
@@ -431,7 +433,9 @@ struct vac_offline_result {
 };
 
 /*
- * Take a block away: move every folio to other online blocks, seal and close the block's memory.
+ * Take a block away: move every folio to other online blocks, seal and close the block's memory. With a
+ * swap file others are written out where there is no room for them, or, with VAC_OFFLINE_SWAP, those of the
+ * block itself; what is pinned or locked moves all the same.
  * Other threads go on; readers are not stopped, writers wait for the page they touch, new pins
  * wait for the folios in hand. Blocks for at most the timeout and the I/O in flight. Either the
  * block is OFFLINE afterwards, or it is ONLINE exactly as before (folios that have moved stay

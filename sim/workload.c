@@ -754,6 +754,8 @@ static void admin(void *arg)
 			continue;
 		}
 
+		if (w.cfg.workload == WORK_SWAP && sim_one_in(3))
+			flags |= VAC_OFFLINE_SWAP;
 		if (sim_one_in(8))
 			flags |= VAC_OFFLINE_DRY_RUN;
 		id = (int)sim_below((uint64_t)w.nr_blocks);

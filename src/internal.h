@@ -546,6 +546,7 @@ static inline bool vac__swapcache(struct vac_pool *pool, uint32_t pfn)
 bool vac__reclaim(struct vac_pool *pool, uint32_t want);
 uint32_t vac__reclaim_some(struct vac_pool *pool, uint32_t want, unsigned together);
 uint64_t vac__swap_room(struct vac_pool *pool);
+uint32_t vac__reclaim_pageblock(struct vac_pool *pool, uint32_t pfn);
 int vac__reclaim_start(struct vac_pool *pool);
 void vac__reclaim_stop(struct vac_pool *pool);
 /* Free frames below which the background thread begins; it stops at twice as many. */

@@ -290,7 +290,11 @@ static void evacuate_pageblock(struct offline *o, uint32_t pfn)
 	struct vac__mig_item *items = pool->batch;
 	uint64_t start = vac__port_now(), leaving = o->st.leaving_ns;
 	uint64_t waits = vac__ld_rlx(&pool->c.fault_waits);
-	unsigned n = move_ready(o, items, pick(o, pfn, items)), held = 0;
+	unsigned n, held = 0;
+
+	if (o->opts.flags & VAC_OFFLINE_SWAP)
+		o->moved += vac__reclaim_pageblock(pool, pfn);
+	n = move_ready(o, items, pick(o, pfn, items));
 
 	/* Those that are not gated will not drain: long-term pins, or the test switch. */
 	for (unsigned i = 0; i < n; i++) {
@@ -577,8 +581,8 @@ int vac__block_offline(struct vac_pool *pool, int id, const struct vac_offline_o
 		memcpy(&o.opts, opts, opts->size);
 	}
 	if ((res && (res->size < sizeof(size_t) || res->size > sizeof(o.res))) ||
-	    (o.opts.flags &
-	     ~(VAC_OFFLINE_BEST_EFFORT | VAC_OFFLINE_DRY_RUN | VAC_OFFLINE_TEST_NO_GATE)) ||
+	    (o.opts.flags & ~(VAC_OFFLINE_BEST_EFFORT | VAC_OFFLINE_DRY_RUN | VAC_OFFLINE_SWAP |
+			      VAC_OFFLINE_TEST_NO_GATE)) ||
 	    o.opts.writers_pct > 95)
 		return -EINVAL;
 	for (unsigned i = 0; i < VAC__TRACE; i++)

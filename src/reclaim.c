@@ -596,6 +596,35 @@ uint32_t vac__reclaim_some(struct vac_pool *pool, uint32_t want, unsigned togeth
 	return n;
 }
 
+/* Write out what can be of one pageblock, young or old, and free it; answers how many frames. */
+uint32_t vac__reclaim_pageblock(struct vac_pool *pool, uint32_t pfn)
+{
+	struct vac__swap *sw = &pool->swap;
+	uint32_t freed = 0;
+	struct batch b;
+
+	if (vac__ld(&sw->state) != VAC__SWAP_ON)
+		return 0;
+	vac__add(&sw->busy, 1);
+	b.n = b.clusters = b.refusals = 0;
+	if (vac__ld_rlx(&vac__frame(pool, pfn)->flags) & VAC__F_HEAD)
+		divide(pool, pfn);
+	for (uint32_t at = pfn; at < pfn + VAC__PB_PAGES && b.refusals < REFUSALS_MAX;
+	     at += CLUSTER) {
+		unmap_cluster(pool, &b, at, false);
+		if (b.clusters == BATCH)
+			write_batch(pool, &b);
+	}
+	write_batch(pool, &b);
+	for (uint32_t i = pfn; i < pfn + VAC__PB_PAGES; i++) {
+		vac__and(&vac__frame(pool, i)->flags, ~VAC__F_YOUNG);
+		freed += vac__swap_cache_free(pool, i);
+	}
+	vac__add(&sw->freed, freed);
+	vac__reclaim_done(pool, freed > 0);
+	return freed;
+}
+
 /* Pages that could go out, as it seems. */
 uint64_t vac__swap_room(struct vac_pool *pool)
 {

@@ -184,6 +184,30 @@ static void test_everything(void **state UNUSED)
 	t_close(all.pool);
 }
 
+/* The hang of 2025: memory beyond what is there, swap active, and a third of the blocks leaves. */
+static void test_third_leaves(void **state UNUSED)
+{
+	struct vac_offline_opts o = VAC_INIT(struct vac_offline_opts);
+	size_t bytes = MIB(40);
+	struct vac_pool *pool = t_pool(MIB(4), 6);
+	struct vac_space *s = t_space(pool, bytes);
+	int fd = swap_file(2 * bytes);
+	char *mem;
+
+	assert_ok(swap_on(pool, fd, 2 * bytes));
+	close(fd);
+	mem = t_map(s, bytes, 0);
+	pat_fill(mem, bytes, 11);
+	o.timeout_ms = 20000;
+	assert_ok(vac_block_offline(pool, 1, &o, NULL));
+	o.flags = VAC_OFFLINE_SWAP;
+	assert_ok(vac_block_offline(pool, 4, &o, NULL));
+	assert_int_equal(t_stats(pool).frames_total, MIB(16) / P);
+	assert_int_equal(pat_bad(mem, bytes, 11), -1);
+	t_check(pool);
+	t_close(pool);
+}
+
 /* Swap ends and begins again under threads that use the memory. */
 static void test_off_under_load(void **state UNUSED)
 {
@@ -423,10 +447,11 @@ static void test_refused(void **state UNUSED)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_half),        cmocka_unit_test(test_lock),
-		cmocka_unit_test(test_everything),  cmocka_unit_test(test_off_under_load),
-		cmocka_unit_test(test_read_errors), cmocka_unit_test(test_write_errors),
-		cmocka_unit_test(test_fork),        cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_half),           cmocka_unit_test(test_lock),
+		cmocka_unit_test(test_everything),     cmocka_unit_test(test_third_leaves),
+		cmocka_unit_test(test_off_under_load), cmocka_unit_test(test_read_errors),
+		cmocka_unit_test(test_write_errors),   cmocka_unit_test(test_fork),
+		cmocka_unit_test(test_refused),
 	};
 
 	catch_faults();
