@@ -126,5 +126,6 @@ int bench_scale(struct bench_env *env);
 int bench_sim_rate(struct bench_env *env);
 int bench_throughput(struct bench_env *env);
 int bench_bystander(struct bench_env *env);
+int bench_swap_random(struct bench_env *env);
 
 #endif

@@ -566,7 +566,7 @@ int vac_page_info(struct vac_space *space, const void *addr, struct vac_page_inf
  * of the page for 20 milliseconds), and an operator has to learn which limit it was: before the signal is sent, the pool's log gets
  * `text` as VAC_LOG_ERROR, and the pool keeps the record for vac_last_fault().
  *
- * The engine's SIGBUS has si_errno ENOMEM (under userfaultfd it is 0, and the record tells). One with
+ * The engine's SIGBUS has si_errno ENOMEM, or EIO where a page is in swap and cannot be read (under userfaultfd it is 0, and the record tells). One with
  * si_errno 0 and no record is the kernel's: the memory beneath a
  * page that was there has gone, because somebody truncated or poisoned a block's memfd, or the host
  * ran out of memory in spite of all; the pool's contents cannot be trusted any more.
@@ -618,7 +618,7 @@ int vac_last_fault(struct vac_pool *pool, struct vac_fault_info *info);
  * anew.)
  *
  * -EINVAL (length 0 or overflowing, flags), -EFAULT (outside the space, or a part is not mapped
- * or does not allow the access), -ENOMEM, -EOVERFLOW (2^19 pins on one folio), -EAGAIN (only with
+ * or does not allow the access), -ENOMEM, -EIO (in swap, and cannot be read), -EOVERFLOW (2^19 pins on one folio), -EAGAIN (only with
  * VAC_PIN_NOWAIT).
  */
 int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flags,
