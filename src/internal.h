@@ -522,6 +522,7 @@ enum vac__swap_look vac__swap_look(struct vac_space *s, uint32_t page, unsigned 
 int vac__swap_upgrade(struct vac_space *s, uint32_t page);
 int vac__swap_begin(struct vac_space *s, uint32_t page, bool alone, struct vac__swapin *in);
 int vac__swap_read(struct vac_pool *pool, struct vac__swapin *in);
+uint32_t vac__swap_users(struct vac_pool *pool, uint32_t pfn);
 void vac__swap_dup(struct vac_pool *pool, uint32_t slot);
 void vac__swap_put(struct vac_pool *pool, uint32_t slot);
 void vac__swap_reap(struct vac_pool *pool, uint32_t slot);

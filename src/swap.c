@@ -139,6 +139,14 @@ uint32_t vac__swap_slot(struct vac_pool *pool, uint32_t pfn)
 	return slot_for(pool, pfn);
 }
 
+/* How many entries name the slot of a folio, whose lock is held: others that share its bytes. */
+uint32_t vac__swap_users(struct vac_pool *pool, uint32_t pfn)
+{
+	uint32_t slot = slot_for(pool, pfn);
+
+	return slot == NO_SLOT ? 0 : counted(slot_of(pool, slot));
+}
+
 /* One more entry names the slot: its ptl is held, or the family's lock for write. */
 void vac__swap_dup(struct vac_pool *pool, uint32_t slot)
 {
@@ -465,16 +473,13 @@ int vac__swap_upgrade(struct vac_space *s, uint32_t page)
 	e = (e | VAC__E_WRITE) & ~(uint64_t)VAC__E_CLEAN;
 	r = show(s, first, end - first, pfn, shown_prot(e));
 	for (uint32_t i = 0; r == 0 && i < end - first; i++) {
-		uint32_t slot;
-
 		vac__st(vac__pte(s, first + i),
 			vac__e_make(pfn + i, (e & ((UINT64_C(1) << VAC__E_PFN_SHIFT) - 1)) |
 						     shown_bits(shown_prot(e))));
 		/* Locked: a reclaim or a migration has it in hand; then the slot goes another time. */
 		if (!vac__folio_trylock(pool, pfn + i))
 			continue;
-		slot = slot_for(pool, pfn + i);
-		if (slot != NO_SLOT && counted(slot_of(pool, slot)) == 0)
+		if (vac__swapcache(pool, pfn + i) && vac__swap_users(pool, pfn + i) == 0)
 			vac__swap_cache_drop(pool, pfn + i);
 		vac__folio_unlock(pool, pfn + i);
 	}

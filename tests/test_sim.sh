@@ -36,7 +36,7 @@ for s in 6 35 93 107 2502 102090 104065 105779 111816 122597 201005 1014114 1001
 	check "seed $s" "$V" sim --seed $s --schedules 1 --save "$dir"
 done
 check "seed 1013658, foreign" "$V" sim --seed 1013658 --schedules 1 --workload foreign --save "$dir"
-for w in mix migrate pin map refault dio foreign; do
+for w in mix migrate pin map refault dio foreign swap; do
 	check "workload $w" "$V" sim --workload $w --seed 500000 --schedules 500 --save "$dir"
 done
 again() {
