@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 #include "src/internal.h"
 
@@ -269,6 +270,44 @@ static void test_lock(void **state UNUSED)
 	t_close(pool);
 }
 
+/* ---- A page that the kernel holds without a pin ------------------------------------------------- */
+
+static void test_held(void **state UNUSED)
+{
+	struct vac_pool *pool = pool_for(MIB(32));
+	struct vac_space *s = t_space(pool, MIB(40));
+	char *mem = t_map(s, MIB(2), VAC_MAP_NOHUGE), *more = t_map(s, MIB(30), VAC_MAP_NOHUGE);
+	char *held = mem + 33 * P, *neighbour = mem + 400 * P, got[P];
+	struct iovec iov = {held, P};
+	int p[2];
+
+	if (!t_stats(pool).sees_holders) {
+		t_close(pool);
+		print_message("SKIP: the kernel's counts cannot be seen here\n");
+		skip();
+	}
+	pat_fill(mem, MIB(2), 21);
+	MUST(pipe(p) == 0);
+	MUST(vmsplice(p[1], &iov, 1, 0) == (ssize_t)P);
+	for (int i = 0; i < 3; i++) {
+		pat_fill(more, MIB(30), 22 + (uint64_t)i);
+		assert_int_equal(t_page(s, held).present, 1);
+	}
+	assert_true(t_stats(pool).foreign_held > 0);
+	assert_int_equal(t_page(s, neighbour).present == 1 && t_stats(pool).swap_out == 0, 0);
+	/* What the pipe has is what the page shows still. */
+	MUST(read(p[0], got, P) == (ssize_t)P);
+	assert_memory_equal(got, held, P);
+	assert_int_equal(pat_bad(mem, MIB(2), 21), -1);
+	close(p[0]);
+	close(p[1]);
+	for (int i = 0; i < 8 && t_page(s, held).present == 1; i++)
+		pat_fill(more, MIB(30), 30 + (uint64_t)i);
+	assert_int_equal(t_page(s, held).present, 3);
+	assert_int_equal(pat_bad(mem, MIB(2), 21), -1);
+	t_close(pool);
+}
+
 /* ---- A file that fails --------------------------------------------------------------------------- */
 
 static struct {
@@ -447,11 +486,11 @@ static void test_refused(void **state UNUSED)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_half),           cmocka_unit_test(test_lock),
-		cmocka_unit_test(test_everything),     cmocka_unit_test(test_third_leaves),
-		cmocka_unit_test(test_off_under_load), cmocka_unit_test(test_read_errors),
-		cmocka_unit_test(test_write_errors),   cmocka_unit_test(test_fork),
-		cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_half),         cmocka_unit_test(test_lock),
+		cmocka_unit_test(test_held),         cmocka_unit_test(test_everything),
+		cmocka_unit_test(test_third_leaves), cmocka_unit_test(test_off_under_load),
+		cmocka_unit_test(test_read_errors),  cmocka_unit_test(test_write_errors),
+		cmocka_unit_test(test_fork),         cmocka_unit_test(test_refused),
 	};
 
 	catch_faults();
