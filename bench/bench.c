@@ -48,6 +48,8 @@ static const struct bench {
 	{"collapse", bench_collapse, 768, 160, "make huge folios of base ones"},
 	{"cost", bench_cost, 384, 128, "metadata of a frame"},
 	{"scale", bench_scale, 0, 0, "the same in pools of 1, 4 and 16 GiB"},
+	{"swap_random", bench_swap_random, 256, 64,
+	 "random reads over twice the memory, beside a mapped file in a memory cgroup"},
 	{"sim_rate", bench_sim_rate, 64, 64, "scheduling points a second of the simulator"},
 };
 

@@ -128,5 +128,6 @@ int bench_throughput(struct bench_env *env);
 int bench_bystander(struct bench_env *env);
 int bench_compact(struct bench_env *env);
 int bench_collapse(struct bench_env *env);
+int bench_swap_random(struct bench_env *env);
 
 #endif

@@ -225,11 +225,11 @@ int vac__install_base(struct vac_space *s, uint32_t first, const uint32_t *pfns,
 
 /* ---- Hiding ---------------------------------------------------------------------------------- */
 
-static void hide_entry(vac__entry *slot, unsigned prot)
+static void hide_entry(struct vac_space *s, vac__entry *slot, unsigned prot)
 {
 	uint64_t e = vac__ld_rlx(slot);
 
-	(void)prot;
+	(void)s, (void)prot;
 	if (e & VAC__E_HMAP)
 		vac__st(slot, e & ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE |
 					      VAC__E_HWATCH));
@@ -248,7 +248,8 @@ int vac__host_hide(struct vac_space *s, uint32_t page, uint32_t n)
 	r = s->pool->mem->hole(s->pool->mem_ctx, vac__page_addr(s, page),
 			       (size_t)n << VAC__PAGE_SHIFT, false);
 	for (uint32_t i = 0; r == 0 && i < (table ? n : 1); i++)
-		hide_entry(table ? vac__pte(s, page + i) : vac__pmd(s, page >> VAC__PB_ORDER), 0);
+		hide_entry(s, table ? vac__pte(s, page + i) : vac__pmd(s, page >> VAC__PB_ORDER),
+			   0);
 	vac__segments_settle(s, page >> VAC__PB_ORDER, 2);
 	return r;
 }
@@ -399,13 +400,21 @@ int vac__host_refresh_table(struct vac_space *s, uint32_t vpb)
 /* ---- Removing and changing ------------------------------------------------------------------ */
 
 /* Delete one entry. What it maps may be freed by this: the host shows it no more. A migration
- * entry holds nothing, so there is nothing to drop: the migrator will find it gone. */
+ * entry holds nothing, so there is nothing to drop: the migrator will find it gone. A swap entry holds
+ * its slot. */
 static void zap_entry(struct vac_space *s, vac__entry *slot)
 {
 	uint64_t e = vac__xchg(slot, 0);
 
-	if (vac__e_present(e))
+	if (vac__e_present(e)) {
+		uint32_t out = vac__swap_slot(s->pool, vac__e_pfn(e));
+
 		vac__folio_put(s->pool, vac__e_pfn(e), VAC__W_MAP);
+		if (out != VAC__NO_SLOT)
+			vac__swap_reap(s->pool, out);
+	} else if (vac__e_swap(e)) {
+		vac__swap_put(s->pool, vac__e_pfn(e));
+	}
 }
 
 /* The frames of pages [p, stop) of a table, run by run: does anybody outside hold them? */
@@ -418,10 +427,11 @@ static void look_at_ptes(struct vac_space *s, uint32_t p, uint32_t stop)
 		uint32_t pfn = vac__e_pfn(e);
 
 		n = 1;
-		if (!e)
+		if (!e || vac__e_swap(e))
 			continue;
 		while (p + n < stop && (pfn + n) % VAC__PB_PAGES &&
 		       vac__ld_rlx(vac__pte(s, p + n)) &&
+		       !vac__e_swap(vac__ld_rlx(vac__pte(s, p + n))) &&
 		       vac__e_pfn(vac__ld_rlx(vac__pte(s, p + n))) == pfn + n)
 			n++;
 		vac__look_at_drop(s->pool, pfn, n);
@@ -469,7 +479,8 @@ void vac__zap(struct vac_space *s, uint32_t first, uint32_t end)
 /* Change every entry of pages [first, end), whose borders cut no huge folio, and book what the host then
  * shows. Locks as for vac__zap. */
 static void change_entries(struct vac_space *s, uint32_t first, uint32_t end,
-			   void (*change)(vac__entry *slot, unsigned prot), unsigned prot)
+			   void (*change)(struct vac_space *s, vac__entry *slot, unsigned prot),
+			   unsigned prot)
 {
 	while (first < end) {
 		uint32_t vpb = first >> VAC__PB_ORDER;
@@ -480,10 +491,10 @@ static void change_entries(struct vac_space *s, uint32_t first, uint32_t end,
 		e = vac__ld_rlx(vac__pmd(s, vpb));
 		if (e && (e & VAC__E_TYPE) != VAC__E_TABLE) {
 			VAC__ASSERT(stop - first == VAC__PB_PAGES);
-			change(vac__pmd(s, vpb), prot);
+			change(s, vac__pmd(s, vpb), prot);
 		} else if (e) {
 			for (uint32_t p = first; p < stop; p++)
-				change(vac__pte(s, p), prot);
+				change(s, vac__pte(s, p), prot);
 		}
 		if (e)
 			vac__segments_settle(s, vpb, 0);
@@ -498,13 +509,15 @@ void vac__entries_hide(struct vac_space *s, uint32_t first, uint32_t end)
 	change_entries(s, first, end, hide_entry, 0);
 }
 
-static void protect_entry(vac__entry *slot, unsigned prot)
+static void protect_entry(struct vac_space *s, vac__entry *slot, unsigned prot)
 {
 	uint64_t e = vac__ld_rlx(slot);
 
-	if (!vac__e_present(e))
+	if (!vac__e_present(e) && !vac__e_swap(e))
 		return;
-	e = (e & ~(uint64_t)(VAC__E_READ | VAC__E_WRITE)) | rights(prot);
+	if (vac__e_present(e) && (prot & VAC_PROT_WRITE))
+		vac__swap_written(s->pool, vac__e_pfn(e));
+	e = (e & ~(uint64_t)(VAC__E_READ | VAC__E_WRITE | VAC__E_CLEAN)) | rights(prot);
 	if (e & VAC__E_HMAP)
 		e = (e & ~(uint64_t)(VAC__E_HREAD | VAC__E_HWRITE)) | vac__host_bits(prot);
 	vac__st(slot, e);
@@ -517,11 +530,11 @@ void vac__entries_protect(struct vac_space *s, uint32_t first, uint32_t end, uns
 	change_entries(s, first, end, protect_entry, prot);
 }
 
-static void stop_entry(vac__entry *slot, unsigned prot)
+static void stop_entry(struct vac_space *s, vac__entry *slot, unsigned prot)
 {
 	uint64_t e = vac__ld_rlx(slot);
 
-	(void)prot;
+	(void)s, (void)prot;
 	if (e & VAC__E_HWRITE)
 		vac__st(slot, e & ~(uint64_t)VAC__E_HWRITE);
 }
