@@ -126,5 +126,10 @@ int bench_scale(struct bench_env *env);
 int bench_sim_rate(struct bench_env *env);
 int bench_throughput(struct bench_env *env);
 int bench_bystander(struct bench_env *env);
+int bench_snapshot(struct bench_env *env);
+int bench_snapshot_tenth(struct bench_env *env);
+int bench_cow_write(struct bench_env *env);
+int bench_cow_seq(struct bench_env *env);
+int bench_cow_budget(struct bench_env *env);
 
 #endif
