@@ -40,7 +40,7 @@
 static const struct opt_ctx ctx = {"stress"};
 
 /* Names that will mean something one day: they deserve a better answer than "unknown". */
-static const char *const reserved[] = {"foreign", "snapshot", "swap", "aio"};
+static const char *const reserved[] = {"foreign", "swap", "aio"};
 
 struct stress {
 	struct session s;
@@ -117,7 +117,7 @@ static void list_mix(char *buf, size_t len)
 static int add_to_mix(struct stress *st, const char *name)
 {
 	const struct wl_class *cls = wl_find(name);
-	char known[160];
+	char known[256];
 
 	if (!strcmp(name, "all")) {
 		for (unsigned k = 0; wl_nth(k); k++)
@@ -302,7 +302,9 @@ static int parse(struct stress *st, int argc, char **argv)
 
 static uint64_t threads_of(const struct stress *st, unsigned k)
 {
-	return st->threads / st->n_mix + (k < st->threads % st->n_mix);
+	uint64_t n = st->threads / st->n_mix + (k < st->threads % st->n_mix);
+
+	return n < st->mix[k]->threads_min ? st->mix[k]->threads_min : n;
 }
 
 /*
