@@ -50,7 +50,7 @@ static const struct bench {
 	 "the same, and write to a random tenth of the pages"},
 	{"cow_write", bench_cow_write, 1024, 96, "the first write to a page after a snapshot"},
 	{"cow_seq", bench_cow_seq, 1024, 96, "writing all of it in order"},
-	{"cow_budget", bench_cow_budget, 1792, 192,
+	{"cow_budget", bench_cow_budget, 1024, 192,
 	 "host mappings under random writes and ten snapshots"},
 	{"sim_rate", bench_sim_rate, 64, 64, "scheduling points a second of the simulator"},
 };
