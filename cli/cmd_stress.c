@@ -41,7 +41,7 @@
 static const struct opt_ctx ctx = {"stress"};
 
 /* Names that will mean something one day: they deserve a better answer than "unknown". */
-static const char *const reserved[] = {"foreign", "snapshot", "aio"};
+static const char *const reserved[] = {"foreign", "aio"};
 
 struct stress {
 	struct session s;
@@ -51,6 +51,8 @@ struct stress {
 	_Atomic bool compact_stop;
 	const struct wl_class *mix[WL_MAX_GROUPS];
 	unsigned n_mix;
+	bool all;          /* the mix is being filled with all there are */
+	const char *named; /* of the mix: a workload that takes snapshots, asked for by its name */
 	uint64_t threads;
 	uint64_t duration_ns, timeout_ns;
 	double rate;          /* offlines a second, 0: as fast as possible */
@@ -123,17 +125,21 @@ static void list_mix(char *buf, size_t len)
 static int add_to_mix(struct stress *st, const char *name)
 {
 	const struct wl_class *cls = wl_find(name);
-	char known[160];
+	char known[256];
 
 	if (!strcmp(name, "all")) {
+		st->all = true;
 		for (unsigned k = 0; wl_nth(k); k++)
 			add_to_mix(st, wl_nth(k)->name);
+		st->all = false;
 		return 0;
 	}
 	for (unsigned k = 0; k < sizeof(reserved) / sizeof(reserved[0]); k++) {
 		if (!strcmp(name, reserved[k]))
 			return opt_error(&ctx, "--workload: '%s' is not built yet", name);
 	}
+	if (cls && cls->snapshots && !st->all)
+		st->named = cls->name;
 	if (!cls) {
 		list_mix(known, sizeof(known));
 		return opt_error(&ctx, "--workload: there is no workload '%s'; there are: %s", name,
@@ -145,6 +151,16 @@ static int add_to_mix(struct stress *st, const char *name)
 	}
 	st->mix[st->n_mix++] = cls;
 	return 0;
+}
+
+static void leave_out_snapshots(struct stress *st)
+{
+	unsigned n = 0;
+
+	for (unsigned k = 0; k < st->n_mix; k++)
+		if (!st->mix[k]->snapshots)
+			st->mix[n++] = st->mix[k];
+	st->n_mix = n;
 }
 
 static int parse_mix(struct stress *st, const char *list)
@@ -300,6 +316,14 @@ static int parse(struct stress *st, int argc, char **argv)
 				 argv[optind]);
 	if (!st->n_mix)
 		add_to_mix(st, "all");
+	if (st->s.swap_path && st->named)
+		return opt_error(
+			&ctx,
+			"--swap: a pool with a swap file takes no snapshots, which workload "
+			"'%s' does; leave out one of the two",
+			st->named);
+	if (st->s.swap_path)
+		leave_out_snapshots(st);
 	if (!st->s.block_bytes) {
 		st->s.block_bytes = VAC_BLOCK_BYTES_MIN;
 		while (st->s.block_bytes * 2 * DEFAULT_BLOCKS <= st->s.pool_bytes &&
@@ -326,7 +350,9 @@ static int parse(struct stress *st, int argc, char **argv)
 
 static uint64_t threads_of(const struct stress *st, unsigned k)
 {
-	return st->threads / st->n_mix + (k < st->threads % st->n_mix);
+	uint64_t n = st->threads / st->n_mix + (k < st->threads % st->n_mix);
+
+	return n < st->mix[k]->threads_min ? st->mix[k]->threads_min : n;
 }
 
 /*
@@ -346,8 +372,9 @@ static int fill(struct stress *st)
 	}
 	/* `map` shares half of what is left free, each mapping in pageblocks of its own. */
 	slack = (st->s.pool_bytes - st->s.block_bytes - all) / 2;
-	if (st->s.swap_path) { /* as much again as the pool has, or as the file takes */
-		uint64_t more = st->s.swap_bytes / 100 * FILL_PERCENT;
+	if (st->s.swap_path) { /* as much again as the pool has, or half of what the file takes: what
+				* is in memory keeps its slots for a while, and a block is away */
+		uint64_t more = st->s.swap_bytes / 2;
 
 		all += more < st->s.pool_bytes ? more : st->s.pool_bytes;
 	}

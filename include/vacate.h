@@ -110,15 +110,17 @@
  *
  * A snapshot shares the folios of its space until somebody writes. Then the oldest space that is left of
  * the family keeps its memory where it is, and those that share it get a copy of the old bytes; any other
- * space takes a copy for itself. A huge folio is cut for that: what is copied is 64 KiB at a time under the
- * SIGSEGV guard, a page at a time under userfaultfd, whole pageblocks once half of the host's mappings
- * are spent. What is shared by nobody any more is written without a copy.
+ * space takes a copy for itself. A huge folio is cut for that: what is copied is the page, and as many after
+ * it as have just been written before it, so that memory written in order costs a dozen faults a
+ * pageblock. Under the SIGSEGV guard it is 64 KiB at least once a quarter of the host's mappings are spent;
+ * under both whole pageblocks once half of them are. What is shared by nobody any more is written without
+ * a copy.
  *
  * - Memory that is pinned when a snapshot is taken is copied at once, so a transfer under way stays with
  *   the space whose memory was pinned; the snapshot may have any part of what the transfer writes
  *   meanwhile, but nothing that a thread writes later. To pin what is shared, for reading too, makes it
  *   the pinning space's own first.
- * - A snapshot that is read costs a fault for each pageblock (64 KiB where it was cut), and host mappings
+ * - A snapshot that is read costs a fault for each pageblock (or run of it that lies together), and host mappings
  *   only where it is touched.
  * - A write needs memory for the copy: where there is none it is SIGBUS, as for a page touched first.
  * - Snapshots and swap do not go together in one pool yet: vac_space_snapshot() answers -EOPNOTSUPP where a

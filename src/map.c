@@ -258,12 +258,12 @@ int vac__host_hide(struct vac_space *s, uint32_t page, uint32_t n)
 
 /*
  * The pages around one that a mapping can show with it: present, one after the other in one block, and
- * alike in what `mask` has of their entries; within a window of so many pages.
+ * alike in what `mask` has of their entries; within the pageblock.
  */
-static void alike(struct vac_space *s, uint32_t page, uint32_t unit, uint64_t mask, uint32_t *first,
-		  uint32_t *n)
+static void alike(struct vac_space *s, uint32_t page, uint64_t mask, uint32_t *first, uint32_t *n)
 {
-	uint32_t lo = page - page % unit, hi = lo + unit, shift = s->pool->block_shift;
+	uint32_t lo = page - page % VAC__PB_PAGES, hi = lo + VAC__PB_PAGES;
+	uint32_t shift = s->pool->block_shift;
 	uint64_t e = vac__ld_rlx(vac__pte(s, page)), o;
 
 	for (*first = page; *first > lo; --*first) {
@@ -308,6 +308,23 @@ static int allow(struct vac_space *s, uint32_t first, uint32_t n)
 	return r;
 }
 
+/*
+ * Pages that the host shows alike, with rights `had`, get more: half the price of mapping them anew, and
+ * the host's page table stays filled. Refused at the far end for want of a mapping, the rights of whole
+ * mappings before it may have changed: to take these back needs none. If it is refused too, nothing had.
+ */
+static int widen(struct vac_space *s, uint32_t first, uint32_t n, unsigned had, unsigned prot)
+{
+	const struct vac__mem_ops *mem = s->pool->mem;
+	void *addr = vac__page_addr(s, first);
+	size_t bytes = (size_t)n << VAC__PAGE_SHIFT;
+	int r = mem->protect(s->pool->mem_ctx, addr, bytes, prot);
+
+	if (r < 0)
+		mem->protect(s->pool->mem_ctx, addr, bytes, had);
+	return r;
+}
+
 /* With neighbours that are like it, so that what was split is not touched page by page. Where the
  * platform watches writers, one mapping shows what is shared and what is not. */
 static int refresh_base(struct vac_space *s, uint32_t page)
@@ -320,15 +337,17 @@ static int refresh_base(struct vac_space *s, uint32_t page)
 	int r;
 
 	if (e & VAC__E_HWATCH) {
-		alike(s, page, VAC__COW_PAGES, bits, &first, &n);
+		alike(s, page, bits, &first, &n);
 		return allow(s, first, n);
 	}
-	alike(s, page, watch ? VAC__PB_PAGES : VAC__COW_PAGES, watch ? bits & ~VAC__E_EXCL : bits,
-	      &first, &n);
+	alike(s, page, watch ? bits & ~VAC__E_EXCL : bits, &first, &n);
 	for (uint32_t i = 0; i < n; i++)
 		any |= ~vac__ld_rlx(vac__pte(s, first + i));
 	prot = vac__host_want(s->pool, any & VAC__E_EXCL ? e & ~(uint64_t)VAC__E_EXCL : e);
-	r = host_map(s, first, n, vac__e_pfn(e) - (page - first), prot);
+	if ((e & VAC__E_HMAP) && !s->pool->watches)
+		r = widen(s, first, n, e & VAC__E_HREAD ? VAC__READ : 0, prot);
+	else
+		r = host_map(s, first, n, vac__e_pfn(e) - (page - first), prot);
 	if (r < 0)
 		return r;
 	for (uint32_t i = 0; i < n; i++) {
