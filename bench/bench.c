@@ -48,6 +48,15 @@ static const struct bench {
 	{"collapse", bench_collapse, 768, 160, "make huge folios of base ones"},
 	{"cost", bench_cost, 384, 128, "metadata of a frame"},
 	{"scale", bench_scale, 0, 0, "the same in pools of 1, 4 and 16 GiB"},
+	{"swap_random", bench_swap_random, 256, 64,
+	 "random reads over twice the memory, beside a mapped file in a memory cgroup"},
+	{"snapshot", bench_snapshot, 2560, 96, "take a snapshot, beside fork()"},
+	{"snapshot_tenth", bench_snapshot_tenth, 2048, 96,
+	 "the same, and write to a random tenth of the pages"},
+	{"cow_write", bench_cow_write, 1024, 96, "the first write to a page after a snapshot"},
+	{"cow_seq", bench_cow_seq, 1024, 96, "writing all of it in order"},
+	{"cow_budget", bench_cow_budget, 1024, 192,
+	 "host mappings under random writes and ten snapshots"},
 	{"sim_rate", bench_sim_rate, 64, 64, "scheduling points a second of the simulator"},
 };
 

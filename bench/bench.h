@@ -128,5 +128,11 @@ int bench_throughput(struct bench_env *env);
 int bench_bystander(struct bench_env *env);
 int bench_compact(struct bench_env *env);
 int bench_collapse(struct bench_env *env);
+int bench_swap_random(struct bench_env *env);
+int bench_snapshot(struct bench_env *env);
+int bench_snapshot_tenth(struct bench_env *env);
+int bench_cow_write(struct bench_env *env);
+int bench_cow_seq(struct bench_env *env);
+int bench_cow_budget(struct bench_env *env);
 
 #endif

@@ -41,7 +41,7 @@
 static const struct opt_ctx ctx = {"stress"};
 
 /* Names that will mean something one day: they deserve a better answer than "unknown". */
-static const char *const reserved[] = {"foreign", "snapshot", "swap", "aio"};
+static const char *const reserved[] = {"foreign", "aio"};
 
 struct stress {
 	struct session s;
@@ -51,6 +51,8 @@ struct stress {
 	_Atomic bool compact_stop;
 	const struct wl_class *mix[WL_MAX_GROUPS];
 	unsigned n_mix;
+	bool all;          /* the mix is being filled with all there are */
+	const char *named; /* of the mix: a workload that takes snapshots, asked for by its name */
 	uint64_t threads;
 	uint64_t duration_ns, timeout_ns;
 	double rate;          /* offlines a second, 0: as fast as possible */
@@ -97,6 +99,8 @@ static void usage(void)
 	     "      --check[=K]          pause all threads and check the whole pool after every K\n"
 	     "                           offlines (default 16; --check alone: 1; 0: at the end only)\n"
 	     "      --verify             at each check, verify all memory too\n"
+	     "      --swap FILE[:SIZE]   let the data be twice the pool, with a swap file, which is made\n"
+	     "                           if it is missing (default SIZE: twice the pool)\n"
 	     "      --control[=PATH]     open a control socket, for vacate ls, why, offline, ...\n"
 	     "      --json               print the results as one JSON object\n"
 	     "  -h, --help               this text\n"
@@ -121,17 +125,21 @@ static void list_mix(char *buf, size_t len)
 static int add_to_mix(struct stress *st, const char *name)
 {
 	const struct wl_class *cls = wl_find(name);
-	char known[160];
+	char known[256];
 
 	if (!strcmp(name, "all")) {
+		st->all = true;
 		for (unsigned k = 0; wl_nth(k); k++)
 			add_to_mix(st, wl_nth(k)->name);
+		st->all = false;
 		return 0;
 	}
 	for (unsigned k = 0; k < sizeof(reserved) / sizeof(reserved[0]); k++) {
 		if (!strcmp(name, reserved[k]))
 			return opt_error(&ctx, "--workload: '%s' is not built yet", name);
 	}
+	if (cls && cls->snapshots && !st->all)
+		st->named = cls->name;
 	if (!cls) {
 		list_mix(known, sizeof(known));
 		return opt_error(&ctx, "--workload: there is no workload '%s'; there are: %s", name,
@@ -143,6 +151,16 @@ static int add_to_mix(struct stress *st, const char *name)
 	}
 	st->mix[st->n_mix++] = cls;
 	return 0;
+}
+
+static void leave_out_snapshots(struct stress *st)
+{
+	unsigned n = 0;
+
+	for (unsigned k = 0; k < st->n_mix; k++)
+		if (!st->mix[k]->snapshots)
+			st->mix[n++] = st->mix[k];
+	st->n_mix = n;
 }
 
 static int parse_mix(struct stress *st, const char *list)
@@ -195,6 +213,7 @@ enum {
 	OPT_COMPACT,
 	OPT_CHECK,
 	OPT_VERIFY,
+	OPT_SWAP,
 	OPT_CONTROL,
 	OPT_JSON,
 };
@@ -216,11 +235,24 @@ static const struct option options[] = {
 	{"compact", no_argument, NULL, OPT_COMPACT},
 	{"check", optional_argument, NULL, OPT_CHECK},
 	{"verify", no_argument, NULL, OPT_VERIFY},
+	{"swap", required_argument, NULL, OPT_SWAP},
 	{"control", optional_argument, NULL, OPT_CONTROL},
 	{"json", no_argument, NULL, OPT_JSON},
 	{"help", no_argument, NULL, 'h'},
 	{NULL, 0, NULL, 0},
 };
+
+/* FILE[:SIZE]. What follows the last colon is a size if it can be read as one. */
+static int parse_swap(struct stress *st, char *text)
+{
+	char *colon = strrchr(text, ':');
+
+	st->s.swap_path = text;
+	if (!colon || opt_parse_size(colon + 1, &st->s.swap_bytes))
+		return 0;
+	*colon = '\0';
+	return *text ? 0 : opt_error(&ctx, "--swap: a file's name is missing");
+}
 
 /* 0, or nonzero with a message printed. */
 static int parse_option(struct stress *st, int c, char **argv)
@@ -254,6 +286,7 @@ static int parse_option(struct stress *st, int c, char **argv)
 		return optarg ? opt_number(&ctx, "--check", optarg, 0, UINT32_MAX, &st->check_every)
 			      : 0;
 	case OPT_VERIFY: st->sweep_at_checks = true; return 0;
+	case OPT_SWAP: return parse_swap(st, optarg);
 	case OPT_CONTROL:
 		st->s.with_control = true;
 		st->s.control_path = optarg;
@@ -283,6 +316,14 @@ static int parse(struct stress *st, int argc, char **argv)
 				 argv[optind]);
 	if (!st->n_mix)
 		add_to_mix(st, "all");
+	if (st->s.swap_path && st->named)
+		return opt_error(
+			&ctx,
+			"--swap: a pool with a swap file takes no snapshots, which workload "
+			"'%s' does; leave out one of the two",
+			st->named);
+	if (st->s.swap_path)
+		leave_out_snapshots(st);
 	if (!st->s.block_bytes) {
 		st->s.block_bytes = VAC_BLOCK_BYTES_MIN;
 		while (st->s.block_bytes * 2 * DEFAULT_BLOCKS <= st->s.pool_bytes &&
@@ -309,7 +350,9 @@ static int parse(struct stress *st, int argc, char **argv)
 
 static uint64_t threads_of(const struct stress *st, unsigned k)
 {
-	return st->threads / st->n_mix + (k < st->threads % st->n_mix);
+	uint64_t n = st->threads / st->n_mix + (k < st->threads % st->n_mix);
+
+	return n < st->mix[k]->threads_min ? st->mix[k]->threads_min : n;
 }
 
 /*
@@ -320,7 +363,7 @@ static uint64_t threads_of(const struct stress *st, unsigned k)
 static int fill(struct stress *st)
 {
 	uint64_t all = (st->s.pool_bytes - st->s.block_bytes) / 100 * FILL_PERCENT;
-	uint64_t left = all, slack, churners = 0;
+	uint64_t left, slack, churners = 0;
 	int err = 0;
 
 	for (unsigned k = 0; k < st->n_mix; k++) {
@@ -329,6 +372,13 @@ static int fill(struct stress *st)
 	}
 	/* `map` shares half of what is left free, each mapping in pageblocks of its own. */
 	slack = (st->s.pool_bytes - st->s.block_bytes - all) / 2;
+	if (st->s.swap_path) { /* as much again as the pool has, or half of what the file takes: what
+				* is in memory keeps its slots for a while, and a block is away */
+		uint64_t more = st->s.swap_bytes / 2;
+
+		all += more < st->s.pool_bytes ? more : st->s.pool_bytes;
+	}
+	left = all;
 	st->run.churn_bytes = churners ? slack / churners : 0;
 	if (st->run.churn_bytes > 4 * MIB)
 		st->run.churn_bytes = 4 * MIB;
@@ -599,6 +649,15 @@ static int print_json(struct stress *st, double seconds)
 	json_object_set_new(j, "migrate_folios", json_integer((json_int_t)ps.migrate_folios));
 	json_object_set_new(j, "gate_waits", json_integer((json_int_t)ps.gate_waits));
 	json_object_set_new(j, "fault_waits", json_integer((json_int_t)ps.fault_waits));
+	if (st->s.swap_path)
+		json_object_set_new(j, "swap",
+				    json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "slots",
+					      (json_int_t)ps.swap_slots, "used",
+					      (json_int_t)ps.swap_used, "bad",
+					      (json_int_t)ps.swap_bad, "in", (json_int_t)ps.swap_in,
+					      "out", (json_int_t)ps.swap_out, "second_chances",
+					      (json_int_t)ps.swap_second_chances, "errors",
+					      (json_int_t)ps.swap_errors));
 	json_object_set_new(j, "splits", json_integer((json_int_t)ps.splits));
 	json_object_set_new(j, "compact_folios", json_integer((json_int_t)ps.compact_folios));
 	json_object_set_new(j, "collapsed_in_place",
@@ -650,6 +709,11 @@ static int print_text(struct stress *st, double seconds)
 		printf("compaction moved %" PRIu64 " pages; collapsed %" PRIu64
 		       " pageblocks in place, %" PRIu64 " by copy; %" PRIu64 " splits\n",
 		       ps.compact_folios, ps.collapsed_in_place, ps.collapsed_by_copy, ps.splits);
+	if (st->s.swap_path && vac_pool_stats(st->s.pool, &ps) == 0)
+		printf("swap: %.1f MiB out, %.1f MiB in, %" PRIu64 " second chances, %" PRIu64
+		       " errors, %.1f of %.1f MiB in use\n",
+		       (double)ps.swap_out / 256, (double)ps.swap_in / 256, ps.swap_second_chances,
+		       ps.swap_errors, (double)ps.swap_used / 256, (double)ps.swap_slots / 256);
 	printf("verified: %" PRIu64 " checks, %" PRIu64 " errors\n", wl_checked(&st->run),
 	       atomic_load(&st->run.faults));
 	return err;
@@ -674,6 +738,8 @@ static int run_stress(struct stress *st)
 		err = fill(st);
 	if (!err) {
 		st->used_frames = session_check(&st->s, run, 0);
+		if (st->s.swap_path) /* how much is in memory is swap's affair */
+			st->used_frames = 0;
 		err = wl_run_start(run);
 	}
 	if (!err) {

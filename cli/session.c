@@ -3,6 +3,7 @@
 #include "session.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,6 +64,35 @@ static int open_space(struct session *s)
 	return err;
 }
 
+/* The file is ours to write over; it is made if it is missing, and no larger than it has to be. */
+static int open_swap(struct session *s)
+{
+	struct vac_swap_opts so = VAC_INIT(struct vac_swap_opts);
+	struct stat st;
+	int err;
+
+	if (!s->swap_bytes)
+		s->swap_bytes = 2 * s->pool_bytes;
+	so.bytes = s->swap_bytes;
+	so.fd = open(s->swap_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (so.fd < 0 || fstat(so.fd, &st)) {
+		err = -errno;
+		out_error("cannot open %s: %s", s->swap_path, strerror(-err));
+		if (so.fd >= 0)
+			close(so.fd);
+		return err;
+	}
+	err = S_ISREG(st.st_mode) && (uint64_t)st.st_size < so.bytes &&
+			      ftruncate(so.fd, (off_t)so.bytes)
+		      ? -errno
+		      : vac_swap_on(s->pool, &so);
+	if (err)
+		out_error("cannot use %s for %" PRIu64 " MiB of swap: %s", s->swap_path,
+			  so.bytes >> 20, vac_strerror(err));
+	close(so.fd);
+	return err;
+}
+
 static int open_control(struct session *s)
 {
 	struct vac_control_opts co = VAC_INIT(struct vac_control_opts);
@@ -118,6 +148,8 @@ int session_open(struct session *s)
 			out_error("cannot add block %u of %u: %s", i + 1, s->blocks,
 				  vac_strerror(err));
 	}
+	if (!err && s->swap_path)
+		err = open_swap(s);
 	if (!err)
 		err = open_space(s);
 	if (!err && s->with_control)

@@ -23,6 +23,8 @@ struct session {
 	enum vac_zone zone;
 	bool with_control;        /* open a control socket */
 	const char *control_path; /* NULL: where `vacate ls` finds it */
+	const char *swap_path;    /* a file to be made, or a block device; NULL: no swap */
+	uint64_t swap_bytes;      /* 0: twice the pool */
 
 	/* Set by session_open(). */
 	struct vac_pool *pool;

@@ -50,6 +50,8 @@ struct wl_class {
 	const char *name;
 	const char *what; /* one line for --help */
 	enum wl_latency latency;
+	unsigned threads_min; /* it makes no sense with fewer; 0: none */
+	bool snapshots;       /* it takes some, which a pool with a swap file refuses */
 	/* Map and fill the group's memory, of about g->bytes where the class can use any amount.
 	 * 0 or a negative errno value, with a message printed. */
 	int (*prepare)(struct wl_group *g);
@@ -64,7 +66,7 @@ struct wl_class {
 };
 
 extern const struct wl_class wl_verify, wl_records, wl_atomics, wl_dio, wl_read, wl_holder, wl_map,
-	wl_storm;
+	wl_storm, wl_snapshots, wl_backup;
 
 struct wl_group {
 	struct wl_run *run;

@@ -110,17 +110,21 @@
  *
  * A snapshot shares the folios of its space until somebody writes. Then the oldest space that is left of
  * the family keeps its memory where it is, and those that share it get a copy of the old bytes; any other
- * space takes a copy for itself. A huge folio is cut for that: what is copied is 64 KiB at a time under the
- * SIGSEGV guard, a page at a time under userfaultfd, whole pageblocks once half of the host's mappings
- * are spent. What is shared by nobody any more is written without a copy.
+ * space takes a copy for itself. A huge folio is cut for that: what is copied is the page, and as many after
+ * it as have just been written before it, so that memory written in order costs a dozen faults a
+ * pageblock. Under the SIGSEGV guard it is 64 KiB at least once a quarter of the host's mappings are spent;
+ * under both whole pageblocks once half of them are. What is shared by nobody any more is written without
+ * a copy.
  *
  * - Memory that is pinned when a snapshot is taken is copied at once, so a transfer under way stays with
  *   the space whose memory was pinned; the snapshot may have any part of what the transfer writes
  *   meanwhile, but nothing that a thread writes later. To pin what is shared, for reading too, makes it
  *   the pinning space's own first.
- * - A snapshot that is read costs a fault for each pageblock (64 KiB where it was cut), and host mappings
+ * - A snapshot that is read costs a fault for each pageblock (or run of it that lies together), and host mappings
  *   only where it is touched.
  * - A write needs memory for the copy: where there is none it is SIGBUS, as for a page touched first.
+ * - Snapshots and swap do not go together in one pool yet: vac_space_snapshot() answers -EOPNOTSUPP where a
+ *   swap file is or was in use.
  * - Memory handed to the kernel without vac_pin(): what such a transfer writes belongs to whoever keeps the
  *   frame, the oldest space. A pipe that was filled from a snapshot by vmsplice() without a pin may show
  *   what is written after the snapshot has gone.
@@ -301,6 +305,12 @@ struct vac_pool_stats {
 	 * base ones where they lay, and by copying them. */
 	uint64_t pageblocks_free, compact_folios, collapsed_in_place, collapsed_by_copy;
 	uint64_t dangling_repaired; /* of `dangling`: those whose page could be proven to be there */
+	/* Swap. Slots of 4 KiB in the file, those in use, and of these the ones that could not be written
+	 * and are used for nothing; pages read and written; pages touched again after they had been
+	 * written and before their frame was used for something else, so without I/O; pages that could
+	 * not be read or written. */
+	uint64_t swap_slots, swap_used, swap_bad;
+	uint64_t swap_in, swap_out, swap_second_chances, swap_errors;
 };
 
 /* Fill *stats (set stats->size first). Counters are read one by one, not at one instant. */
@@ -316,6 +326,50 @@ enum vac_guard vac_pool_guard(struct vac_pool *pool);
  * violation in msg (which may be NULL).
  */
 int vac_pool_check(struct vac_pool *pool, char *msg, size_t msg_bytes);
+
+/* ---- Swap ------------------------------------------------------------------------------------ */
+
+/*
+ * With a swap file a pool may hold less memory than its spaces have data. A touch that finds no free
+ * frame then writes out pages that were not touched for long, instead of SIGBUS; touching one of those
+ * reads it back.
+ *
+ * What cannot be written stays in memory, and its place in the file is used no more. What cannot be
+ * read is a SIGBUS for whoever touches that page (EFAULT in a system call under userfaultfd; -EIO of
+ * vac_pin(), vac_prefault() and vac_advise()), every time anew, and vac_last_fault() says so:
+ * VAC_REFUSED_SWAP. Nothing else is touched. The log is told of either once a minute at most.
+ *
+ * A pinned page is never written out, nor one that the kernel's counts show to be held from outside.
+ * Where those cannot be seen (vac_pool_stats.sees_holders is 0), memory handed to the kernel without
+ * vac_pin() must not be handed over with swap on: a transfer that is late is lost. See FOREIGN.
+ */
+struct vac_swap_opts {
+	size_t size;
+	int fd; /* a regular file or block device, for reading and writing; duplicated, so it stays
+		 * the caller's. What was in it is lost. Nobody else may touch it. */
+	uint64_t bytes; /* of it, from the start; whole clusters of 64 KiB, at most 256 GiB are used */
+	uint32_t flags; /* 0 */
+};
+
+/*
+ * Use a file for swap. One at a time. The file is read and written past the page cache where it can be.
+ * It takes the room that it needs as it is written, if it is sparse: then running out of room is an error
+ * in writing, as above.
+ *
+ * A pool that has had a swap file takes no snapshots, and one that has taken a snapshot no swap file: what
+ * several spaces share is not swapped yet.
+ *
+ * -EINVAL (too short, not such a file), -EBUSY (one is in use), -EBADF, -EMFILE, -ENOMEM, -EOPNOTSUPP (no
+ * swap here; or snapshots have been taken).
+ */
+int vac_swap_on(struct vac_pool *pool, const struct vac_swap_opts *opts);
+
+/*
+ * Bring everything back into memory, while all goes on, and let go of the file. timeout_ms 0 or less: take
+ * as long as it takes. On failure swap goes on as before. -EALREADY (there is none), -EBUSY (another call of
+ * this kind), -ENOMEM (there is no room), -EIO (a page cannot be read), -ETIMEDOUT.
+ */
+int vac_swap_off(struct vac_pool *pool, int64_t timeout_ms);
 
 /* ---- Blocks --------------------------------------------------------------------------------- */
 
@@ -374,8 +428,9 @@ int vac_block_add(struct vac_pool *pool, const struct vac_block_opts *opts);
 int vac_block_online(struct vac_pool *pool, int id, enum vac_zone zone);
 
 /* vac_offline_opts.flags */
-#define VAC_OFFLINE_BEST_EFFORT 1u  /* without enough target memory, move what fits, then stop */
-#define VAC_OFFLINE_DRY_RUN 2u      /* move nothing; answer what would hold it: see below */
+#define VAC_OFFLINE_BEST_EFFORT 1u /* without enough target memory, move what fits, then stop */
+#define VAC_OFFLINE_DRY_RUN 2u     /* move nothing; answer what would hold it: see below */
+#define VAC_OFFLINE_SWAP 8u        /* write pages to the swap file, if any, sooner than move them */
 #define VAC_OFFLINE_TEST_NO_GATE 4u /* test switch: do not gate pins; endless I/O then starves us */
 
 struct vac_offline_progress {
@@ -419,7 +474,9 @@ struct vac_offline_result {
 };
 
 /*
- * Take a block away: move every folio to other online blocks, seal and close the block's memory.
+ * Take a block away: move every folio to other online blocks, seal and close the block's memory. With a
+ * swap file others are written out where there is no room for them, or, with VAC_OFFLINE_SWAP, those of the
+ * block itself; what is pinned or locked moves all the same.
  * Other threads go on; readers are not stopped, writers wait for the page they touch, new pins
  * wait for the folios in hand. Blocks for at most the timeout and the I/O in flight. Either the
  * block is OFFLINE afterwards, or it is ONLINE exactly as before (folios that have moved stay
@@ -563,7 +620,8 @@ struct vac_snapshot_opts {
  *
  * opts may be NULL. Any thread. -EINVAL (opts), -ENOMEM (addresses, host mappings; or memory to copy
  * what is pinned: nothing has changed), -ENOSPC (4096 spaces exist), -EOVERFLOW (a page is shared by half
- * a million already), -EPERM (after fork).
+ * a million already), -EOPNOTSUPP (the pool has had a swap file: see vac_swap_on()), -EPERM (after
+ * fork).
  */
 int vac_space_snapshot(struct vac_space *space, const struct vac_snapshot_opts *opts,
 		       struct vac_space **snapshot);
@@ -616,9 +674,17 @@ enum vac_advice {
 };
 int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice advice);
 
+/*
+ * Bring a range in, and keep it out of swap from now on; it may still move. Every page of it must be mapped.
+ * Locks do not add up: one vac_unlock() ends it, as does unmapping. -ENOMEM: not mapped, or not enough
+ * memory; then nothing of the range is locked, though what was brought in is there. -EIO, -EINVAL.
+ */
+int vac_lock(struct vac_space *space, void *addr, size_t len);
+int vac_unlock(struct vac_space *space, void *addr, size_t len);
+
 struct vac_page_info {
 	size_t size;
-	int present; /* 0: nothing there yet, 1: a folio, 2: one that is leaving */
+	int present; /* 0: nothing there yet, 1: a folio, 2: one that is leaving, 3: in swap */
 	int huge;
 	int block;    /* block number, -1 if not present */
 	uint64_t pfn; /* frame number in the pool of the page (not of the folio's head) */
@@ -633,7 +699,7 @@ int vac_page_info(struct vac_space *space, const void *addr, struct vac_page_inf
  * of the page for 20 milliseconds), and an operator has to learn which limit it was: before the signal is sent, the pool's log gets
  * `text` as VAC_LOG_ERROR, and the pool keeps the record for vac_last_fault().
  *
- * The engine's SIGBUS has si_errno ENOMEM (under userfaultfd it is 0, and the record tells). One with
+ * The engine's SIGBUS has si_errno ENOMEM, or EIO where a page is in swap and cannot be read (under userfaultfd it is 0, and the record tells). One with
  * si_errno 0 and no record is the kernel's: the memory beneath a
  * page that was there has gone, because somebody truncated or poisoned a block's memfd, or the host
  * ran out of memory in spite of all; the pool's contents cannot be trusted any more.
@@ -645,6 +711,7 @@ enum vac_refusal {
 	VAC_REFUSED_MAPPINGS, /* the engine's share of vm.max_map_count; limit, used: mappings */
 	VAC_REFUSED_KERNEL,   /* the kernel refused although there seemed to be enough */
 	VAC_REFUSED_LOST,     /* an error of the engine: see vac_pool_stats.dangling; err is -EIO */
+	VAC_REFUSED_SWAP,     /* the page is in the swap file, which cannot be read; err is -EIO */
 };
 
 struct vac_fault_info {
@@ -685,7 +752,7 @@ int vac_last_fault(struct vac_pool *pool, struct vac_fault_info *info);
  * anew.)
  *
  * -EINVAL (length 0 or overflowing, flags), -EFAULT (outside the space, or a part is not mapped
- * or does not allow the access), -ENOMEM, -EOVERFLOW (2^19 pins on one folio), -EAGAIN (only with
+ * or does not allow the access), -ENOMEM, -EIO (in swap, and cannot be read), -EOVERFLOW (2^19 pins on one folio), -EAGAIN (only with
  * VAC_PIN_NOWAIT).
  */
 int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flags,

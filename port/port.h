@@ -183,7 +183,7 @@ struct vac__held *vac__port_held(void);
  * host makes a writer wait by itself, for a leaving page or a watched one, and says so (perhaps from a
  * thread that must not take a lock): 0: it will be mapped anew; else it wants the engine, in a call with
  * VAC__WRITE. Of these: 0: try the access again. -EFAULT: not allowed (a true SIGSEGV). -ENOMEM: no memory (SIGBUS);
- * -EIO: its contents are lost (SIGBUS). */
+ * -EIO: its contents are lost, or cannot be read (SIGBUS). */
 typedef int vac__fault_fn(void *arg, uintptr_t addr, unsigned access);
 
 struct vac__backing { /* the memory of one block; filled by block_open */
@@ -202,6 +202,22 @@ struct vac__file {
 	bool locked;
 	bool unsealable;
 	uint64_t id[2]; /* equal for equal files */
+};
+
+/* A swap file. */
+struct vac__swapfile {
+	int fd; /* the port's own */
+	uint64_t bytes;
+	uintptr_t priv;
+};
+
+/* One piece of a transfer: frames that follow one another, in a direct map or in a bequest. */
+struct vac__swap_run {
+	void *mem;
+	uint64_t off;
+	size_t bytes;
+	int err;                /* answer: 0: all of it; a short transfer is -EIO */
+	_Atomic uint32_t *left; /* the port's own: how many runs of the call are not done yet */
 };
 
 struct vac__mem_ops {
@@ -284,6 +300,17 @@ struct vac__mem_ops {
 	 * these two apart by the host's rights; else the same as unmap). fresh: the range is bare; if
 	 * not, no touch may be lost meanwhile. At most one host mapping more than bare. */
 	int (*hole)(void *ctx, void *addr, size_t bytes, bool fresh);
+
+	/* Take a file of so many bytes for swap: duplicate it. All three may be NULL: no swap.
+	 * -EINVAL (not a file for that, or too short), -EBADF, -EMFILE, -ENOMEM. */
+	int (*swap_open)(void *ctx, int fd, uint64_t bytes, struct vac__swapfile *f);
+	/* No transfer is under way. */
+	void (*swap_close)(void *ctx, struct vac__swapfile *f);
+	/* Read or write all runs, in any order, and wait for all of them. What a write that failed
+	 * leaves in the file, and a read in the memory, is anything. Any number of threads at once;
+	 * no two touch the same bytes of the file or the memory. */
+	void (*swap_io)(void *ctx, struct vac__swapfile *f, bool write, struct vac__swap_run *run,
+			unsigned n);
 };
 
 extern const struct vac__mem_ops vac__port_mem_ops;

@@ -77,8 +77,10 @@ struct work_world {
 	uint64_t added; /* to the shared counter */
 	uint32_t steps_left;
 	uint32_t pool_flags_on, pool_flags_off;
-	uint32_t spare;  /* pageblocks of memory more than what is mapped needs */
-	bool calm, stop; /* second phase; queues and stormers end */
+	bool tight;         /* no block more than are needed */
+	bool offline_swaps; /* some offlines write out what they can */
+	uint32_t spare;     /* pageblocks of memory more than what is mapped needs */
+	bool calm, stop;    /* second phase; queues and stormers end */
 	struct sim_faults faults;
 };
 extern struct work_world world;
@@ -101,6 +103,9 @@ struct work_kind {
 	void (*calm)(void); /* at the end of the first phase: no host call fails any more */
 	bool first_try;     /* then every folio moves at the first try */
 	void (*rest)(void); /* when all threads have ended */
+	void (*size)(uint32_t *pbs,
+		     uint64_t *need);    /* pageblocks a block, and in all; before any */
+	void (*begin)(struct writer *t); /* of a writer, in either phase */
 	/* At the end of the second phase, when the writers have ended; not where a world is given up. */
 	void (*end)(void);
 };
@@ -123,6 +128,12 @@ static inline uint64_t work_addr_of(const struct writer *t, uint32_t page, uint3
 static inline bool work_may_starve(void)
 {
 	return !world.calm;
+}
+
+/* And while the disk fails, any page may be out and not to be read. */
+static inline bool work_excused(int r, bool starved)
+{
+	return starved && (r == -ENOMEM || (r == -EIO && world.faults.disk_read));
 }
 
 /* Refusals that any change of mappings may give while others pin, and host calls fail. There are

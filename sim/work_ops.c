@@ -29,7 +29,7 @@ void work_load(struct writer *t, uint32_t p, uint32_t i)
 	if (!world.stop)
 		sim_note("load %#llx: %d, %#llx", (unsigned long long)work_addr_of(t, p, i), r,
 			 (unsigned long long)v);
-	if (r == -ENOMEM && starved && m->mapped && m->prot)
+	if (work_excused(r, starved) && m->mapped && m->prot)
 		return;
 	if (!m->mapped || !m->prot) {
 		work_must(r == -EFAULT, SIM_CONTENT, "a load where nothing may be read", r);
@@ -52,7 +52,7 @@ void work_store(struct writer *t, uint32_t p, uint32_t i)
 
 	sim_note("store %#llx: %d, %#llx", (unsigned long long)work_addr_of(t, p, i), r,
 		 (unsigned long long)v);
-	if (r == -ENOMEM && starved && m->mapped && (m->prot & VAC_PROT_WRITE))
+	if (work_excused(r, starved) && m->mapped && (m->prot & VAC_PROT_WRITE))
 		return;
 	if (!m->mapped || !(m->prot & VAC_PROT_WRITE)) {
 		work_must(r == -EFAULT, SIM_CONTENT, "a store where nothing may be written", r);
@@ -78,7 +78,7 @@ void work_add_shared(void)
 	bool starved = work_may_starve();
 	int r = sim_fetch_add(world.shared + sim_below(SHARED_PAGES) * PAGE, 1);
 
-	if (r == -ENOMEM && starved)
+	if (work_excused(r, starved))
 		return;
 	work_must(r == 0, SIM_CONTENT, "an addition to shared memory", r);
 	world.added++;
@@ -120,7 +120,7 @@ int work_dma_get(uint64_t addr, bool write, struct sim_dma *d)
 
 	do
 		r = sim_dma_get(addr, write, d);
-	while (r == -ENOMEM && work_may_starve());
+	while (work_excused(r, work_may_starve()));
 	return r;
 }
 
@@ -130,7 +130,7 @@ static int pin(struct writer *t, uint32_t first, uint32_t n, unsigned flags, uin
 	int r = vac_pin(world.space, work_ptr(work_addr_of(t, first, 0)), n * PAGE, flags, "writer",
 			handle);
 
-	if (r == -ENOMEM && starved)
+	if (work_excused(r, starved))
 		return r;
 	if (!work_pinnable(t, first, n, flags & VAC_PIN_WRITE)) {
 		work_must(r == -EFAULT, SIM_CONTENT, "a pin across what is not mapped", r);
@@ -236,7 +236,7 @@ static void scratch(struct writer *t)
 	kept = world.drops == world.drops_over;
 	gen = world.drops;
 	r = vac_pin(world.space, work_ptr(a), PAGE, VAC_PIN_WRITE, "scratch", &handle);
-	if (r == -ENOMEM && starved)
+	if (work_excused(r, starved))
 		return;
 	work_must(r == 0, SIM_CONTENT, "a pin of a scratch page", r);
 	check_pin(handle, a);
@@ -287,7 +287,7 @@ static void change_mapping(struct writer *t, enum op op)
 {
 	uint32_t n = 1 + (uint32_t)sim_below(REGION_PAGES),
 		 first = (uint32_t)sim_below(REGION_PAGES);
-	bool all = true, none = true;
+	bool all = true, none = true, starved;
 	uint64_t a;
 	void *out;
 	unsigned flags = VAC_MAP_FIXED;
@@ -350,8 +350,10 @@ static void change_mapping(struct writer *t, enum op op)
 		}
 		break;
 	case OP_WILLNEED:
+		starved = work_may_starve();
 		r = vac_advise(world.space, work_ptr(a), n * PAGE, VAC_ADV_WILLNEED);
-		work_must(r == 0 || r == -ENOMEM, SIM_CONTENT, "a fill", r);
+		work_must(r == 0 || r == -ENOMEM || work_excused(r, starved), SIM_CONTENT, "a fill",
+			  r);
 		break;
 	default:
 		r = vac_advise(world.space, work_ptr(a), n * PAGE,
@@ -411,6 +413,8 @@ void work_writer(void *arg)
 {
 	struct writer *t = arg;
 
+	if (world.kind->begin)
+		world.kind->begin(t);
 	for (uint32_t n = world.steps_left; n; n--)
 		one_op(t);
 }
@@ -426,7 +430,7 @@ void work_queue(void *arg)
 		int r = vac_pin(world.space, work_ptr(world.buffer), 2 * PAGE, VAC_PIN_WRITE,
 				"direct read", &handle);
 
-		if (r == -ENOMEM && starved) {
+		if (work_excused(r, starved)) {
 			sim_sleep(100000);
 			continue;
 		}
@@ -446,7 +450,7 @@ void work_queue(void *arg)
 		unpin(handle);
 		starved = work_may_starve();
 		r = sim_load(world.buffer, &v);
-		if (r == -ENOMEM && starved)
+		if (work_excused(r, starved))
 			continue;
 		work_must(r == 0 && v == 0xd10, SIM_CONTENT, "what a transfer has written", r);
 	}

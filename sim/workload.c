@@ -160,6 +160,8 @@ static void admin(void *arg)
 			continue;
 		}
 
+		if (world.offline_swaps && sim_one_in(3))
+			flags |= VAC_OFFLINE_SWAP;
 		if (sim_one_in(8))
 			flags |= VAC_OFFLINE_DRY_RUN;
 		id = (int)sim_below((uint64_t)world.nr_blocks);
@@ -199,6 +201,8 @@ static void open_pool(void)
 	void *at;
 	int r;
 
+	if (world.kind->size)
+		world.kind->size(&pbs, NULL);
 	po.block_bytes = pbs * VAC_PAGEBLOCK_BYTES;
 	po.max_bytes = po.block_bytes * VAC__MAX_BLOCKS;
 	po.gate_timeout_ms = GATE_MS;
@@ -219,10 +223,12 @@ static void open_pool(void)
 	world.base = (uintptr_t)vac_space_base(world.space);
 	/* All that is mapped, in pageblocks, and between one and three blocks more. */
 	need = so.bytes / VAC_PAGEBLOCK_BYTES + 2 + world.spare;
+	if (world.kind->size)
+		world.kind->size(NULL, &need);
 	if (world.faults.blind) /* and what blocks that could not leave have left behind */
 		need += pbs * 3;
 	for (world.nr_blocks = 0; world.nr_blocks < (int)VAC__MAX_BLOCKS; world.nr_blocks++) {
-		if (have >= need + pbs * (1 + sim_below(2)))
+		if (have >= need + pbs * (world.tight ? 1 : 1 + sim_below(2)))
 			break;
 		r = vac_block_add(world.pool, NULL);
 		work_must(r == world.nr_blocks, SIM_CONTENT, "an add", r);
@@ -394,6 +400,7 @@ void work_run(void *arg)
 	none.waits = world.faults.waits;
 	none.blind = world.faults.blind;
 	none.slow = world.faults.slow;
+	none.disk_slow = world.faults.disk_slow;
 	sim_faults(&none);
 	every_block_online();
 	over = world.faults.blind && !work_quarantine_ends();

@@ -19,7 +19,8 @@
 	X(dio)      /* endless overlapping transfers into one buffer: 2005 */            \
 	X(foreign)  /* transfers that nobody has pinned for */                           \
 	X(snapshot) /* snapshots, of snapshots too, that are read, written and pinned */ \
-	X(compact)  /* compaction and collapse against all of these */
+	X(compact)  /* compaction and collapse against all of these */                   \
+	X(swap)     /* a third of the memory that the data would need, and a disk */
 
 #define WORK_NUMBER(name) WORK_##name,
 enum sim_workload { WORKS(WORK_NUMBER) WORK_COUNT };

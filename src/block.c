@@ -148,6 +148,8 @@ static int online(struct vac_pool *pool, int id, enum vac_zone zone)
 	vac__st(&b->fd, b->backing.fd);
 	vac__st(&b->cancel, 0);
 	vac__st(&b->state, VAC_BLOCK_ONLINE + 1);
+	if ((uint32_t)id >= vac__ld_rlx(&pool->swap.top))
+		vac__st_rlx(&pool->swap.top, (uint32_t)id + 1);
 	for (uint32_t i = 0; i < nr_pbs(pool); i++)
 		vac__frames_online(pool, pfn + i * VAC__PB_PAGES, zone);
 	vac__progress(pool);

@@ -23,8 +23,9 @@ struct check {
 	struct vac_pool *pool;
 	char *msg;
 	size_t bytes;
+	uint32_t *slot;        /* entries found for each slot of the swap file */
 	_Atomic uint32_t *map; /* entries found for each frame; reserved, touched where used */
-	uint64_t total, free, resv, isolated, quar, pins;
+	uint64_t total, free, resv, isolated, quar, pins, cached;
 };
 
 __attribute__((format(printf, 2, 3))) static int bad(struct check *c, const char *fmt, ...)
@@ -47,14 +48,32 @@ static uint32_t kind(struct check *c, uint32_t pfn)
 static int check_entry(struct check *c, struct vac_space *s, uint32_t page, uint64_t e, bool huge)
 {
 	uint32_t pfn = vac__e_pfn(e);
-	struct vac__frame *f = vac__frame(c->pool, pfn);
+	struct vac__frame *f;
 
 	if (vac__e_migration(e))
 		return bad(c, "space %u page %u: migration entry for pfn %u left behind", s->id,
 			   page, pfn);
+	if (vac__e_swap(e)) {
+		if (pfn >= c->pool->swap.nr_slots || huge || (e & (VAC__E_HMAP | VAC__E_CLEAN)))
+			return bad(c, "space %u page %u: swap entry %#llx", s->id, page,
+				   (unsigned long long)e);
+		if (c->pool->swap.slot[pfn].family != s->family ||
+		    c->pool->swap.slot[pfn].index != page)
+			return bad(c, "space %u page %u: slot %u is another page's", s->id, page,
+				   pfn);
+		if (!vac__vma_find(s, page))
+			return bad(c, "space %u page %u: an entry outside every mapping", s->id,
+				   page);
+		c->slot[pfn]++;
+		return 0;
+	}
 	if (!vac__e_present(e))
 		return bad(c, "space %u page %u: entry %#llx is of no known type", s->id, page,
 			   (unsigned long long)e);
+	f = vac__frame(c->pool, pfn);
+	if ((e & VAC__E_WRITE) && (e & VAC__E_EXCL) && (kind(c, pfn) & VAC__F_CLEAN))
+		return bad(c, "space %u page %u: pfn %u may be written, and counts as clean", s->id,
+			   page, pfn);
 	if ((kind(c, pfn) & VAC__F_KIND) != (huge ? VAC__F_HEAD : VAC__F_BASE))
 		return bad(c, "space %u page %u: pfn %u has flags %#x, wanted a %s folio", s->id,
 			   page, pfn, kind(c, pfn), huge ? "huge" : "base");
@@ -119,8 +138,19 @@ static int check_used(struct check *c, uint32_t pfn)
 		return bad(c, "pfn %u: isolated, and nobody is at it", pfn);
 	if (vac__ld_rlx(&f->lock) & 1)
 		return bad(c, "pfn %u: locked, and nobody is at it", pfn);
-	if (vac__w_refs(w))
+	if (vac__w_refs(w) != (vac__swapcache(c->pool, pfn) ? 1 : 0))
 		return bad(c, "pfn %u: %u references at rest", pfn, vac__w_refs(w));
+	if (vac__swapcache(c->pool, pfn)) {
+		uint32_t slot = vac__swap_slot(c->pool, pfn);
+
+		if (slot == VAC__NO_SLOT || vac__ld(&c->pool->swap.slot[slot].cache) != pfn + 1)
+			return bad(c, "pfn %u: the swap cache does not know it", pfn);
+		if (vac__w_map(w) == 0 && c->slot[slot] == 0)
+			return bad(c, "pfn %u: in the swap cache for nobody", pfn);
+		if (kind(c, pfn) & VAC__F_READING)
+			return bad(c, "pfn %u: is being read at rest", pfn);
+		c->cached++;
+	}
 	map = c->map[pfn] & ~EXCLUSIVE;
 	if (vac__w_map(w) != map)
 		return bad(c, "pfn %u: map count %u, %u entries", pfn, vac__w_map(w), map);
@@ -250,15 +280,43 @@ static int check_sums(struct check *c)
 	return 0;
 }
 
+static int check_slots(struct check *c)
+{
+	struct vac__swap *sw = &c->pool->swap;
+	uint64_t taken = 0, cached = 0;
+
+	for (uint32_t i = 0; i < sw->nr_slots; i++) {
+		uint32_t n = vac__ld(&sw->slot[i].count), of = vac__ld(&sw->slot[i].cache);
+
+		if ((n & ~VAC__SLOT_BAD) != c->slot[i])
+			return bad(c, "slot %u: counts %u entries, %u name it", i,
+				   n & ~VAC__SLOT_BAD, c->slot[i]);
+		if (of && vac__swap_slot(c->pool, of - 1) != i)
+			return bad(c, "slot %u: pfn %u does not know it", i, of - 1);
+		cached += of != 0;
+		taken += n || of;
+	}
+	if (taken != vac__ld(&sw->nr_taken) || cached != c->cached)
+		return bad(c, "slots: %llu taken, counted %u; %llu cached, by frames %llu",
+			   (unsigned long long)taken, vac__ld(&sw->nr_taken),
+			   (unsigned long long)cached, (unsigned long long)c->cached);
+	return 0;
+}
+
 int vac__check(struct vac_pool *pool, char *msg, size_t bytes)
 {
 	size_t map_bytes = ((size_t)pool->max_blocks << pool->block_shift) * sizeof(uint32_t);
 	struct check c = {.pool = pool, .msg = msg, .bytes = bytes};
+	size_t slot_bytes = (pool->swap.nr_slots + (size_t)1) * sizeof(uint32_t);
 	int r = 0;
 
 	c.map = vac__port_meta_reserve(map_bytes);
-	if (!c.map)
+	c.slot = vac__port_meta_reserve(slot_bytes);
+	if (!c.map || !c.slot) {
+		if (c.map)
+			vac__port_meta_release(c.map, map_bytes);
 		return -ENOMEM;
+	}
 	vac__lock(&pool->hotplug, VAC__RANK_HOTPLUG);
 	for (uint32_t i = 0; i < VAC__MAX_SPACES && r == 0; i++) {
 		struct vac_space *s = vac__ld(&pool->spaces[i]);
@@ -283,7 +341,10 @@ int vac__check(struct vac_pool *pool, char *msg, size_t bytes)
 	vac__unlock(&pool->zone, VAC__RANK_ZONE);
 	if (r == 0)
 		r = check_sums(&c);
+	if (r == 0)
+		r = check_slots(&c);
 	vac__unlock(&pool->hotplug, VAC__RANK_HOTPLUG);
+	vac__port_meta_release(c.slot, slot_bytes);
 	vac__port_meta_release(c.map, map_bytes);
 	return r;
 }

@@ -31,6 +31,7 @@ struct cow {
 	uint32_t lo, n;     /* the window: n folios from page lo on */
 	uint32_t step;      /* pages of a folio: 1, or all of a pageblock */
 	bool push;          /* we keep the frames, the others get the copies */
+	bool reuse;         /* nobody else shows the folio: only such folios are in the window */
 	uint32_t src[VAC__PB_PAGES], dst[VAC__PB_PAGES];
 };
 
@@ -58,32 +59,73 @@ static vac__entry *shows(const struct cow *c, struct vac_space *t, uint32_t i)
 
 /* ---- What to do ------------------------------------------------------------------------------- */
 
-/*
- * The pages to be done with in one go. Where each run of other rights is a mapping of the host that is a
- * run of 64 KiB, and the whole pageblock once half of the host's mappings are spent. Where the
- * host watches page by page it is the page alone.
- */
-static uint32_t unit(const struct cow *c)
+/* Host mappings are short, or will be. */
+static unsigned pressure(void)
 {
 	uint64_t used, limit;
 
 	vac__port_vma_usage(&used, &limit);
-	if (used > limit / 2)
-		return VAC__PB_PAGES;
-	return c->pool->watches ? 1 : VAC__COW_PAGES;
+	return used > limit / 2 ? 2 : used > limit / 4;
 }
 
+/* How many pages just before page c->page are ours alone, up to a quarter of the pageblock. Read without
+ * a lock: a hint, and what is copied is looked at again. */
+static uint32_t written_before(const struct cow *c)
+{
+	uint32_t n = 0;
+
+	while (n < VAC__PB_PAGES / 4 && (c->page - n) % VAC__PB_PAGES &&
+	       (vac__ld_rlx(vac__pte(c->s, c->page - n - 1)) & VAC__E_EXCL))
+		n++;
+	return n;
+}
+
+/*
+ * The pages to be done with in one go. A page that was written alone is copied alone. One that follows
+ * pages already ours is copied with as many after it as there are before it: so at most twice as much
+ * is copied as is written in order, and a pageblock takes a dozen faults. Where each run of other rights is
+ * a mapping of the host, and a quarter of these are spent, it is a run of 64 KiB at least; and the whole
+ * pageblock once half of them are. What nobody else shows needs no copy: then all of it that is like that.
+ */
 static void window(struct cow *c, const struct vac__vma *v)
 {
-	uint32_t u = unit(c), hi;
+	unsigned scarce = pressure();
+	uint32_t u = c->pool->watches || !scarce ? 1 : VAC__COW_PAGES, n = written_before(c), hi;
 
+	if (scarce == 2 || c->reuse)
+		u = VAC__PB_PAGES;
 	c->lo = c->page - c->page % u;
 	hi = c->lo + u;
+	if (n > hi - c->page) {
+		hi = c->page + n;
+		if (hi > (c->page | (VAC__PB_PAGES - 1)) + 1)
+			hi = (c->page | (VAC__PB_PAGES - 1)) + 1;
+	}
 	if (c->lo < v->start)
 		c->lo = v->start;
 	if (hi > v->end)
 		hi = v->end;
 	c->n = hi - c->lo;
+}
+
+/* One entry, ours. A pin may be counted for a moment, by who had seen the entry while it was exclusive;
+ * it looks again, and finds it changed. */
+static bool alone(const struct cow *c, uint32_t pfn)
+{
+	return vac__w_map(vac__ld(&vac__frame(c->pool, pfn)->word)) == 1;
+}
+
+static void let_go(struct cow *c, uint32_t i)
+{
+	if (c->dst[i] != VAC__NO_PFN) {
+		vac__folio_unlock(c->pool, c->dst[i]);
+		vac__folio_put(c->pool, c->dst[i], VAC__W_REF);
+	}
+	if (c->src[i] != VAC__NO_PFN) {
+		vac__folio_unlock(c->pool, c->src[i]);
+		vac__folio_put(c->pool, c->src[i], VAC__W_REF);
+	}
+	c->src[i] = c->dst[i] = VAC__NO_PFN;
 }
 
 /* Lock the shared folios of the window, but for those that somebody else is at. */
@@ -104,32 +146,15 @@ static void collect(struct cow *c)
 		if (!vac__e_present(e) || (e & VAC__E_EXCL) ||
 		    vac__w_try_ref(&vac__frame(c->pool, pfn)->word) < 0)
 			continue;
-		if (vac__folio_trylock(c->pool, pfn))
+		if (vac__folio_trylock(c->pool, pfn)) {
 			c->src[i] = pfn;
-		else
+			if (c->reuse && !alone(c, pfn))
+				let_go(c, i);
+		} else {
 			vac__folio_put(c->pool, pfn, VAC__W_REF);
+		}
 	}
 	vac__ptl_unlock(c->s, vpb);
-}
-
-static void let_go(struct cow *c, uint32_t i)
-{
-	if (c->dst[i] != VAC__NO_PFN) {
-		vac__folio_unlock(c->pool, c->dst[i]);
-		vac__folio_put(c->pool, c->dst[i], VAC__W_REF);
-	}
-	if (c->src[i] != VAC__NO_PFN) {
-		vac__folio_unlock(c->pool, c->src[i]);
-		vac__folio_put(c->pool, c->src[i], VAC__W_REF);
-	}
-	c->src[i] = c->dst[i] = VAC__NO_PFN;
-}
-
-/* One entry, ours. A pin may be counted for a moment, by who had seen the entry while it was exclusive;
- * it looks again, and finds it changed. */
-static bool alone(struct cow *c, uint32_t i)
-{
-	return vac__w_map(vac__ld(&vac__frame(c->pool, c->src[i])->word)) == 1;
 }
 
 /*
@@ -157,7 +182,7 @@ static int allocate(struct cow *c)
 	if (!t || !c->push)
 		t = c->s;
 	for (uint32_t i = 0; i < c->n && r == 0; i++) {
-		if (c->src[i] == VAC__NO_PFN || alone(c, i))
+		if (c->src[i] == VAC__NO_PFN || alone(c, c->src[i]))
 			continue;
 		r = c->step > 1 ? vac__huge_alloc(c->pool, false, &c->dst[i])
 				: vac__base_alloc(c->pool, t, c->lo + i, &c->dst[i]);
@@ -245,7 +270,6 @@ static int repoint(struct cow *c, struct vac_space *t)
 			VAC__SYNC("cow_repointed", c->src[j]);
 		}
 	}
-	vac__segments_settle(t, vpb, 0);
 	vac__ptl_unlock(t, vpb);
 	return r;
 }
@@ -294,7 +318,6 @@ static int take(struct cow *c)
 					 VAC__E_PRESENT | VAC__E_EXCL | (e & VAC__E_RIGHTS)));
 		vac__folio_put(pool, c->src[i], VAC__W_MAP);
 	}
-	vac__segments_settle(c->s, vpb, 0);
 	if (r == 0)
 		r = vac__host_refresh(c->s, c->page);
 	vac__ptl_unlock(c->s, vpb);
@@ -326,7 +349,7 @@ static int unshare_huge(struct cow *c, bool whole)
 {
 	int r;
 
-	if (whole || alone(c, 0))
+	if (whole || alone(c, c->pfn))
 		return finish(c);
 	r = vac__split(c->pool, c->pfn);
 	if (r == -EBUSY) {
@@ -349,7 +372,7 @@ int vac__unshare(struct vac_space *s, const struct vac__vma *v, uint32_t page, u
 	struct cow c = {.pool = pool, .s = s, .page = page, .pfn = pfn, .step = 1};
 
 	if (vac__ld_rlx(&vac__frame(pool, pfn)->flags) & VAC__F_HEAD) {
-		bool whole = unit(&c) == VAC__PB_PAGES;
+		bool whole = pressure() == 2;
 
 		c.step = VAC__PB_PAGES;
 		c.lo = c.page = page - page % VAC__PB_PAGES;
@@ -358,6 +381,7 @@ int vac__unshare(struct vac_space *s, const struct vac__vma *v, uint32_t page, u
 		c.dst[0] = VAC__NO_PFN;
 		return unshare_huge(&c, whole);
 	}
+	c.reuse = alone(&c, pfn);
 	window(&c, v);
 	collect(&c);
 	return finish(&c);

@@ -6,6 +6,7 @@
  *	none                         a new folio: huge where the VMA covers the whole vpb, else a
  *	                             window of base folios around the page
  *	migration entry              wait without a reference, then look again
+ *	swap entry                   map the folio that the swap cache has; else read it, and look again
  *	present, shared, to be written or pinned
  *	                             make it exclusive (cow.c)
  *	present, host agrees         somebody else was faster: try the access again
@@ -22,7 +23,7 @@ struct vac__mutex *vac__fault_lock(struct vac_space *s, uint32_t vpb)
 	return &s->pool->fault[(vpb + s->id * 7u) % 64u];
 }
 
-enum look { LOOK_NONE, LOOK_DONE, LOOK_WAIT, LOOK_AGAIN, LOOK_SHARED, LOOK_LOST };
+enum look { LOOK_NONE, LOOK_DONE, LOOK_WAIT, LOOK_AGAIN, LOOK_SHARED, LOOK_LOST, LOOK_SWAP };
 
 /* A present entry is to become exclusive: its folio's lock and a reference, or the wait for the lock. */
 static enum look look_shared(struct vac_space *s, uint32_t pfn, uint32_t *ticket)
@@ -41,8 +42,8 @@ static enum look look_shared(struct vac_space *s, uint32_t pfn, uint32_t *ticket
 
 /*
  * Judge the slot of a page under its ptl. LOOK_WAIT: *pfn is the folio that leaves, or that somebody is
- * at, and *ticket the wait prepared for it. LOOK_SHARED: *pfn is locked, and referenced. LOOK_DONE: *err. LOOK_NONE: to be filled.
- * LOOK_LOST: see dangling.c.
+ * at, and *ticket the wait prepared for it. LOOK_SHARED: *pfn is locked, and referenced. LOOK_DONE: *err.
+ * LOOK_NONE: to be filled. LOOK_LOST: see dangling.c. LOOK_SWAP: to be read.
  */
 static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint32_t *pfn,
 		      uint32_t *ticket, int *err)
@@ -71,8 +72,20 @@ static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint3
 	} else if (vac__e_present(e)) {
 		uint64_t need = access & VAC__WRITE ? VAC__E_HWRITE : VAC__E_HREAD;
 
-		*err = e & need ? 0 : vac__host_refresh(s, page);
+		if (e & need)
+			*err = 0;
+		else if ((access & VAC__WRITE) && (e & VAC__E_CLEAN))
+			*err = vac__swap_upgrade(s, page);
+		else
+			*err = vac__host_refresh(s, page);
 		l = LOOK_DONE;
+	} else if (vac__e_swap(e)) {
+		static const enum look as[] = {[VAC__SWAP_DONE] = LOOK_DONE,
+					       [VAC__SWAP_WAIT] = LOOK_WAIT,
+					       [VAC__SWAP_AGAIN] = LOOK_AGAIN,
+					       [VAC__SWAP_READ] = LOOK_SWAP};
+
+		l = as[vac__swap_look(s, page, access, pfn, ticket, err)];
 	}
 	vac__ptl_unlock(s, vpb);
 	return l;
@@ -167,7 +180,7 @@ static int fill_base(struct vac_space *s, const struct vac__vma *v, uint32_t pag
 		}
 		r = vac__install_base(s, p, &pfns[p - lo], n, v->prot);
 		if (r < (int)n && page >= p + (r > 0 ? (uint32_t)r : 0) && page < p + n)
-			err = r < 0 ? r : -ENOMEM;
+			err = -ENOBUFS; /* the host's limit: there was a frame */
 		for (int i = 0; i < r; i++)
 			pfns[p + (uint32_t)i - lo] = VAC__NO_PFN; /* mapped: no longer ours */
 		p += n;
@@ -229,15 +242,17 @@ static void wait_progress(struct vac_pool *pool)
 
 /*
  * Make a page present with the access wanted. Signals are blocked, no lock is held. May sleep for
- * a migration. 0, -EFAULT, -ENOMEM, -EIO: the page is lost.
+ * a migration, for the swap file, and for what others write to it to make room. 0, -EFAULT, -ENOMEM, -EIO
+ * (it cannot be read, or is lost).
  */
 int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 {
-	bool released = false;
+	bool released = false, alone = false;
 
 	for (;;) {
 		uint32_t pfn = 0, ticket = 0;
 		const struct vac__vma *v;
+		struct vac__swapin in;
 		enum look l;
 		int r = 0;
 
@@ -253,6 +268,8 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 			r = fill(s, v, page);
 		else if (l == LOOK_SHARED)
 			r = vac__unshare(s, v, page, pfn);
+		else if (l == LOOK_SWAP)
+			r = vac__swap_begin(s, page, alone, &in);
 		if (l == LOOK_LOST) {
 			struct vac__rwlock *fam = &s->pool->families[s->family].lock;
 
@@ -261,9 +278,12 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 			vac__rdunlock(fam, VAC__RANK_RMAP);
 		}
 		vac__rdunlock(&s->lock, VAC__RANK_SPACE);
+		if (l == LOOK_SWAP && r == 0)
+			r = vac__swap_read(s->pool, &in);
 		if (l == LOOK_SHARED && r == -EBUSY)
 			wait_progress(s->pool);
 		if (l == LOOK_AGAIN || (l == LOOK_LOST && r == 0) ||
+		    (l == LOOK_SWAP && (r == 0 || r == -EAGAIN)) ||
 		    (l == LOOK_SHARED && (r == -EAGAIN || r == -EBUSY)))
 			continue;
 		/* What was dropped under a foreign holder, which may have been the kernel's own for a
@@ -276,6 +296,15 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 								 : vac__gate_deadline(s->pool)))
 				continue;
 		}
+		if ((l == LOOK_NONE || l == LOOK_SWAP) && r == -ENOMEM &&
+		    (vac__reclaim(s->pool, 2 * VAC__SWAP_CLUSTER) || (l == LOOK_SWAP && !alone))) {
+			alone = true;
+			continue;
+		}
+		if (l == LOOK_NONE || l == LOOK_SWAP)
+			vac__reclaim_kick(s->pool);
+		if (r == -ENOBUFS)
+			r = -ENOMEM;
 		if (l != LOOK_WAIT)
 			return r;
 		vac__stat_add(&s->pool->c.fault_waits, 1);

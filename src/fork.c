@@ -364,7 +364,7 @@ static size_t weigh(struct vac_space *s, const struct vac__vma *v, bool *huge)
 	for (uint32_t p = v->start; p < v->end; p += n) {
 		uint64_t e = entry(s, p, &n);
 
-		if (!vac__e_present(e) && !vac__e_migration(e))
+		if (!vac__e_present(e) && !vac__e_migration(e) && !vac__e_swap(e))
 			continue;
 		pages += n < v->end - p ? n : v->end - p;
 		vpbs += p >> VAC__PB_ORDER != last;
@@ -383,7 +383,7 @@ static int weigh_space(struct vac_space *s)
 	return 0;
 }
 
-static void copy_vma(struct vac_space *s, const struct vac__vma *v, const struct row *r)
+static int copy_vma(struct vac_space *s, const struct vac__vma *v, const struct row *r)
 {
 	uint32_t n;
 	bool huge;
@@ -395,6 +395,14 @@ static void copy_vma(struct vac_space *s, const struct vac__vma *v, const struct
 		uint32_t more = 0;
 
 		n = n < v->end - p ? n : v->end - p;
+		if (vac__e_swap(e)) {
+			int ret = vac__swap_peek(s->pool, vac__e_pfn(e),
+						 f.area + r->area + page_bytes(p - v->start));
+
+			if (ret < 0)
+				return ret;
+			continue;
+		}
 		if (!vac__e_present(e) && !vac__e_migration(e))
 			continue;
 		/* As long as the frames follow one another within a block. */
@@ -411,13 +419,16 @@ static void copy_vma(struct vac_space *s, const struct vac__vma *v, const struct
 		vac__port_copy(f.area + r->area + page_bytes(p - v->start),
 			       vac__frame_addr(s->pool, vac__e_pfn(e)), page_bytes(n));
 	}
+	return 0;
 }
 
 static int copy_space(struct vac_space *s)
 {
-	for (uint32_t i = 0; i < s->nr_vmas; i++)
-		copy_vma(s, &s->vmas[i], &f.rows[f.nr_rows++]);
-	return 0;
+	int r = 0;
+
+	for (uint32_t i = 0; i < s->nr_vmas && r == 0; i++)
+		r = copy_vma(s, &s->vmas[i], &f.rows[f.nr_rows++]);
+	return r;
 }
 
 static void plan(void)
@@ -458,7 +469,8 @@ static const char *make(void)
 	if (!f.area)
 		return "fork: no copy for the child, it gets SIGBUS: no memory for it";
 	f.nr_rows = 0;
-	each_space(copy_space);
+	if (each_space(copy_space) < 0)
+		return "fork: no copy for the child, it gets SIGBUS: the swap file cannot be read";
 	return NULL;
 }
 

@@ -364,7 +364,8 @@ static uint32_t take_populated(struct vac_pool *pool)
 
 /*
  * A base folio with one reference for this page of a space: from the page's reservation, else from
- * a new one, else any frame, breaking reservations oldest first. Contents undefined. -ENOMEM.
+ * a new one, else any frame, breaking reservations oldest first. Contents undefined. -ENOMEM. s NULL: any
+ * frame.
  */
 int vac__base_alloc(struct vac_pool *pool, struct vac_space *s, uint32_t page, uint32_t *out)
 {
@@ -372,8 +373,8 @@ int vac__base_alloc(struct vac_pool *pool, struct vac_space *s, uint32_t page, u
 	uint32_t pfn, pb;
 
 	vac__lock(&pool->zone, VAC__RANK_ZONE);
-	pfn = resv_take(pool, s, page);
-	if (pfn == VAC__NO_PFN && !s->resv[vpb]) {
+	pfn = s ? resv_take(pool, s, page) : VAC__NO_PFN;
+	if (pfn == VAC__NO_PFN && s && !s->resv[vpb]) {
 		pb = take_populated(pool);
 		/* While the lock was dropped another thread may have made the reservation. */
 		if (pb != VAC__NO_PFN && s->resv[vpb])

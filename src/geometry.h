@@ -23,6 +23,8 @@
 #define VAC__BLOCKERS_MAX 32u
 #define VAC__OWNERS_MAX 64u
 #define VAC__LOST_MAX 16u
+#define VAC__SWAP_CLUSTER 4u
+#define VAC__SWAP_SLOTS_MAX 512u
 #else
 #define VAC__PAGE_SHIFT 12
 #define VAC__PB_ORDER 9
@@ -37,6 +39,8 @@
 #define VAC__BLOCKERS_MAX 8192u
 #define VAC__OWNERS_MAX 16384u
 #define VAC__LOST_MAX 64u
+#define VAC__SWAP_CLUSTER 16u
+#define VAC__SWAP_SLOTS_MAX (UINT32_C(1) << 26)
 #endif
 
 #define VAC__PB_PAGES (1u << VAC__PB_ORDER)

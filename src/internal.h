@@ -7,7 +7,8 @@
  *	frame  4 KiB of the pool's memory, numbered by pfn; block id * frames per block + offset
  *	pb     a pageblock of frames: pfn >> 9
  *	folio  a base frame, or a huge one: a whole pageblock, described by its first (head) frame
- *	entry  a slot of the page table: none, present, or migration (the folio is leaving)
+ *	entry  a slot of the page table: none, present, migration (the folio is leaving), or swap (the
+ *	       bytes are in a slot of the swap file, or in the folio that the swap cache has for it)
  *
  * Locks are listed, with their order, in lock.h. Lock-free readers: vac_pin() reads entries and
  * words (pin.c says why that is safe); the offline scan reads frames' flags and words and verifies
@@ -64,6 +65,11 @@
 #define VAC__F_ISOLATED 0x200u /* a migration or split has picked it; it also holds a reference */
 #define VAC__F_QUAR 0x400u     /* in quarantine: nobody's, and for nobody yet (quarantine.c) */
 #define VAC__F_FOREIGN 0x800u  /* was held from outside when its page was dropped */
+/* Of swap; see swap.c. CLEAN and READING only together with SWAPCACHE, which goes with a reference. */
+#define VAC__F_SWAPCACHE 0x1000u /* the swap cache names it for a slot */
+#define VAC__F_YOUNG 0x100000u   /* was needed since the clock's hand came by */
+#define VAC__F_CLEAN 0x200000u   /* its bytes are in its slot too */
+#define VAC__F_READING 0x400000u /* its bytes are on their way from the slot */
 #define VAC__F_KIND \
 	(VAC__F_BUDDY | VAC__F_RESV | VAC__F_BASE | VAC__F_HEAD | VAC__F_TAIL | VAC__F_QUAR)
 
@@ -120,10 +126,12 @@ struct vac__free_list {
 #define VAC__E_TYPE 7u
 #define VAC__E_PRESENT 1u
 #define VAC__E_MIGRATION 2u
+#define VAC__E_SWAP 3u /* the slot's number stands in place of a pfn */
 #define VAC__E_TABLE 4u
 #define VAC__E_READ 0x10u
 #define VAC__E_WRITE 0x20u
-#define VAC__E_EXCL 0x40u /* no other space shares the folio: only such folios are pinned */
+#define VAC__E_EXCL 0x40u  /* no other space shares the folio: only such folios are pinned */
+#define VAC__E_CLEAN 0x80u /* E_WRITE is withheld until the folio has given up its slot: swap.c */
 #define VAC__E_HMAP 0x100u
 #define VAC__E_HREAD 0x200u
 #define VAC__E_HWRITE 0x400u
@@ -149,10 +157,16 @@ static inline bool vac__e_migration(uint64_t e)
 	return (e & VAC__E_TYPE) == VAC__E_MIGRATION;
 }
 
+static inline bool vac__e_swap(uint64_t e)
+{
+	return (e & VAC__E_TYPE) == VAC__E_SWAP;
+}
+
 struct vac__vma {
 	uint32_t start, end; /* pages */
 	uint8_t prot;
 	bool nohuge;
+	bool locked; /* kept out of swap */
 };
 
 /* Spaces born of one another share a family: the root of the reverse map. Slots are never
@@ -318,6 +332,46 @@ struct vac__mig_aim {
 	struct vac__gather *gather; /* into what it names, or NULL */
 	uint32_t huge; /* the batch is a whole vpb and becomes this huge folio, or VAC__NO_PFN */
 };
+/* ---- Swap ----------------------------------------------------------------------------------- */
+
+#define VAC__NO_SLOT UINT32_MAX
+#define VAC__SLOT_BAD (UINT32_C(1) << 31) /* in count: could not be written, used for nothing */
+
+struct vac__slot {
+	_Atomic uint32_t count; /* entries that name it; written under the swap lock */
+	/* pfn + 1 of the folio that the swap cache has for it, 0: none. Written under the swap lock
+	 * and the lock of that folio. Read without: who then gets the folio's lock looks again. */
+	_Atomic uint32_t cache;
+	uint32_t family, index; /* of those entries; set when the slot is taken */
+};
+
+struct vac__swap {
+	struct vac__swapfile file;
+	_Atomic uint32_t state;  /* VAC__SWAP_*; ON to ENDING under the lock */
+	struct vac__mutex lock;  /* rank swap: slots, and which are free */
+	struct vac__slot *slot;  /* reserved whole */
+	uint8_t *taken;          /* of each cluster of slots, how many are */
+	uint32_t nr_slots, next; /* next: cluster at which the search for free ones goes on */
+	_Atomic uint32_t nr_taken, nr_bad;
+	_Atomic uint32_t *of; /* by pfn: its slot + 1; like slot[].cache */
+
+	/* The clock: clusters of frames, counted on for ever. back follows front. */
+	_Atomic uint64_t front, back;
+	_Atomic uint32_t top;        /* blocks from here on were never online; hotplug lock */
+	_Atomic int64_t nr_inactive; /* folios in the cache that nothing maps; about */
+	_Atomic uint64_t freed;      /* frames, since the beginning */
+	_Atomic uint64_t acts;       /* times that something about that has changed */
+	_Atomic uint32_t busy;       /* calls that have folios in hand and will let go of them */
+	struct vac__event event;     /* one of those has ended, or memory was freed */
+	struct vac__mutex step;      /* rank background: its thread is at work */
+	struct vac__event kick;      /* memory is short: the background thread has work */
+	_Atomic uint32_t stop;       /* it is to end */
+	uintptr_t thread;
+	uint64_t said_ns; /* guarded by lock: when the log was last told of an error */
+
+	_Atomic uint64_t in, out, second_chances, errors;
+};
+enum { VAC__SWAP_OFF, VAC__SWAP_ON, VAC__SWAP_ENDING };
 
 struct vac__counters {
 	_Atomic uint64_t faults, fault_waits, migrate_attempts, migrate_folios, migrate_bytes;
@@ -362,6 +416,9 @@ struct vac_pool {
 	struct vac_space *_Atomic spaces[VAC__MAX_SPACES];
 	struct vac__family families[VAC__MAX_SPACES];
 	_Atomic uint32_t nr_spaces;
+	/* Guarded by spaces_lock. There has been a snapshot; there has been a swap file: never both, as
+	 * swap does not know yet what to do with folios that several spaces share. */
+	bool cloned, may_swap;
 	struct vac__mutex fault[64]; /* rank fault, by (space, vpb) */
 
 	_Atomic uint32_t holds; /* of control/: the pool cannot be closed meanwhile */
@@ -382,6 +439,7 @@ struct vac_pool {
 	unsigned nr_lost; /* may be more */
 
 	struct vac__counters c;
+	struct vac__swap swap;
 
 	struct vac__compactor {
 		uintptr_t thread;       /* of the port; constant while `runs` */
@@ -538,6 +596,63 @@ bool vac__left_behind(struct vac_space *s, uint32_t page);
 
 /* ---- cow.c ---- */
 int vac__unshare(struct vac_space *s, const struct vac__vma *v, uint32_t page, uint32_t pfn);
+
+/* ---- swap.c ---- */
+/* Pages around one whose bytes are about to be read: their folios are locked and in the cache. */
+struct vac__swapin {
+	uint32_t slot, n, at; /* the first slot, how many follow it, and which of them is wanted */
+	uint32_t pfn[VAC__SWAP_CLUSTER];
+};
+enum vac__swap_look { VAC__SWAP_DONE, VAC__SWAP_WAIT, VAC__SWAP_AGAIN, VAC__SWAP_READ };
+enum vac__swap_look vac__swap_look(struct vac_space *s, uint32_t page, unsigned access,
+				   uint32_t *pfn, uint32_t *ticket, int *err);
+int vac__swap_upgrade(struct vac_space *s, uint32_t page);
+int vac__swap_begin(struct vac_space *s, uint32_t page, bool alone, struct vac__swapin *in);
+int vac__swap_read(struct vac_pool *pool, struct vac__swapin *in);
+uint32_t vac__swap_users(struct vac_pool *pool, uint32_t pfn);
+void vac__swap_dup(struct vac_pool *pool, uint32_t slot);
+void vac__swap_put(struct vac_pool *pool, uint32_t slot);
+void vac__swap_reap(struct vac_pool *pool, uint32_t slot);
+uint32_t vac__swap_slot(struct vac_pool *pool, uint32_t pfn);
+void vac__swap_written(struct vac_pool *pool, uint32_t pfn);
+bool vac__swap_cache_add(struct vac_pool *pool, const uint32_t *pfns, unsigned n);
+void vac__swap_cache_drop(struct vac_pool *pool, uint32_t pfn);
+void vac__swap_cache_move(struct vac_pool *pool, uint32_t src, uint32_t dst);
+bool vac__swap_cache_free(struct vac_pool *pool, uint32_t pfn);
+unsigned vac__swap_map_all(struct vac_pool *pool, uint32_t pfn);
+void vac__swap_bad(struct vac_pool *pool, uint32_t slot);
+void vac__swap_error(struct vac_pool *pool, bool write);
+int vac__swap_bring(struct vac_pool *pool, uint32_t slot, bool wait);
+void vac__swap_release(struct vac_pool *pool);
+int vac__swap_peek(struct vac_pool *pool, uint32_t slot, void *to);
+static inline bool vac__swapcache(struct vac_pool *pool, uint32_t pfn)
+{
+	return vac__ld_rlx(&vac__frame(pool, pfn)->flags) & VAC__F_SWAPCACHE;
+}
+
+/* ---- reclaim.c ---- */
+bool vac__reclaim(struct vac_pool *pool, uint32_t want);
+uint32_t vac__reclaim_some(struct vac_pool *pool, uint32_t want, unsigned together);
+uint64_t vac__swap_room(struct vac_pool *pool);
+uint32_t vac__reclaim_pageblock(struct vac_pool *pool, uint32_t pfn);
+int vac__reclaim_start(struct vac_pool *pool);
+void vac__reclaim_stop(struct vac_pool *pool);
+/* Free frames below which the background thread begins; it stops at twice as many. */
+static inline uint64_t vac__low_water(struct vac_pool *pool)
+{
+	uint64_t low = vac__ld_rlx(&pool->nr_total) / 64;
+
+	return low < 2 * VAC__SWAP_CLUSTER ? 2 * VAC__SWAP_CLUSTER : low;
+}
+/* A frame was taken. */
+static inline void vac__reclaim_kick(struct vac_pool *pool)
+{
+	if (vac__ld_rlx(&pool->swap.state) == VAC__SWAP_ON &&
+	    vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv) < vac__low_water(pool) &&
+	    vac__ld(&pool->swap.kick.waiters))
+		vac__event_signal(&pool->swap.kick);
+}
+void vac__reclaim_done(struct vac_pool *pool, bool did);
 
 /* ---- prefault.c ---- */
 int vac__space_list(struct vac_space *s);

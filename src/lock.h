@@ -5,6 +5,7 @@
  * tests/test_lock.c proves that a reversal is caught. The order, outer to inner:
  *
  *	pools                    the list of pools; held throughout a fork() with a copy
+ *	background               the background thread's step; whoever wants the pool at rest
  *	hotplug                  one offline, online, add or remove at a time in a pool
  *	  aio                    a direct I/O context's ring
  *	    space                a space's VMAs (read: faults; write: map, unmap, protect)
@@ -12,6 +13,7 @@
  *	        folio            one; more only by trylock (the migrator's batch)
  *	          rmap           a family's spaces (read: walks; write: VMA changes, splits)
  *	            ptl          the entries, and the host mapping, of one pageblock of addresses
+ *	              swap       the slots of the swap file, and what the swap cache has for them
  *	              segments   the booking of a space's host mappings
  *	              ledger     growing the pin ledger, its overflow lists
  *	              zone       the frame allocator
@@ -27,6 +29,7 @@
 enum vac__rank {
 	VAC__RANK_MANY = 0, /* not ranked: many locks of a rank, by the holder of pools (fork.c) */
 	VAC__RANK_POOLS,
+	VAC__RANK_BACKGROUND,
 	VAC__RANK_HOTPLUG,
 	VAC__RANK_AIO,
 	VAC__RANK_SPACE,
@@ -34,6 +37,7 @@ enum vac__rank {
 	VAC__RANK_FOLIO,
 	VAC__RANK_RMAP,
 	VAC__RANK_PTL,
+	VAC__RANK_SWAP,
 	VAC__RANK_SEGMENTS,
 	VAC__RANK_LEDGER,
 	VAC__RANK_ZONE,

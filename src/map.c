@@ -225,11 +225,11 @@ int vac__install_base(struct vac_space *s, uint32_t first, const uint32_t *pfns,
 
 /* ---- Hiding ---------------------------------------------------------------------------------- */
 
-static void hide_entry(vac__entry *slot, unsigned prot)
+static void hide_entry(struct vac_space *s, vac__entry *slot, unsigned prot)
 {
 	uint64_t e = vac__ld_rlx(slot);
 
-	(void)prot;
+	(void)s, (void)prot;
 	if (e & VAC__E_HMAP)
 		vac__st(slot, e & ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE |
 					      VAC__E_HWATCH));
@@ -248,7 +248,8 @@ int vac__host_hide(struct vac_space *s, uint32_t page, uint32_t n)
 	r = s->pool->mem->hole(s->pool->mem_ctx, vac__page_addr(s, page),
 			       (size_t)n << VAC__PAGE_SHIFT, false);
 	for (uint32_t i = 0; r == 0 && i < (table ? n : 1); i++)
-		hide_entry(table ? vac__pte(s, page + i) : vac__pmd(s, page >> VAC__PB_ORDER), 0);
+		hide_entry(s, table ? vac__pte(s, page + i) : vac__pmd(s, page >> VAC__PB_ORDER),
+			   0);
 	vac__segments_settle(s, page >> VAC__PB_ORDER, 2);
 	return r;
 }
@@ -257,12 +258,12 @@ int vac__host_hide(struct vac_space *s, uint32_t page, uint32_t n)
 
 /*
  * The pages around one that a mapping can show with it: present, one after the other in one block, and
- * alike in what `mask` has of their entries; within a window of so many pages.
+ * alike in what `mask` has of their entries; within the pageblock.
  */
-static void alike(struct vac_space *s, uint32_t page, uint32_t unit, uint64_t mask, uint32_t *first,
-		  uint32_t *n)
+static void alike(struct vac_space *s, uint32_t page, uint64_t mask, uint32_t *first, uint32_t *n)
 {
-	uint32_t lo = page - page % unit, hi = lo + unit, shift = s->pool->block_shift;
+	uint32_t lo = page - page % VAC__PB_PAGES, hi = lo + VAC__PB_PAGES;
+	uint32_t shift = s->pool->block_shift;
 	uint64_t e = vac__ld_rlx(vac__pte(s, page)), o;
 
 	for (*first = page; *first > lo; --*first) {
@@ -307,6 +308,23 @@ static int allow(struct vac_space *s, uint32_t first, uint32_t n)
 	return r;
 }
 
+/*
+ * Pages that the host shows alike, with rights `had`, get more: half the price of mapping them anew, and
+ * the host's page table stays filled. Refused at the far end for want of a mapping, the rights of whole
+ * mappings before it may have changed: to take these back needs none. If it is refused too, nothing had.
+ */
+static int widen(struct vac_space *s, uint32_t first, uint32_t n, unsigned had, unsigned prot)
+{
+	const struct vac__mem_ops *mem = s->pool->mem;
+	void *addr = vac__page_addr(s, first);
+	size_t bytes = (size_t)n << VAC__PAGE_SHIFT;
+	int r = mem->protect(s->pool->mem_ctx, addr, bytes, prot);
+
+	if (r < 0)
+		mem->protect(s->pool->mem_ctx, addr, bytes, had);
+	return r;
+}
+
 /* With neighbours that are like it, so that what was split is not touched page by page. Where the
  * platform watches writers, one mapping shows what is shared and what is not. */
 static int refresh_base(struct vac_space *s, uint32_t page)
@@ -319,15 +337,17 @@ static int refresh_base(struct vac_space *s, uint32_t page)
 	int r;
 
 	if (e & VAC__E_HWATCH) {
-		alike(s, page, VAC__COW_PAGES, bits, &first, &n);
+		alike(s, page, bits, &first, &n);
 		return allow(s, first, n);
 	}
-	alike(s, page, watch ? VAC__PB_PAGES : VAC__COW_PAGES, watch ? bits & ~VAC__E_EXCL : bits,
-	      &first, &n);
+	alike(s, page, watch ? bits & ~VAC__E_EXCL : bits, &first, &n);
 	for (uint32_t i = 0; i < n; i++)
 		any |= ~vac__ld_rlx(vac__pte(s, first + i));
 	prot = vac__host_want(s->pool, any & VAC__E_EXCL ? e & ~(uint64_t)VAC__E_EXCL : e);
-	r = host_map(s, first, n, vac__e_pfn(e) - (page - first), prot);
+	if ((e & VAC__E_HMAP) && !s->pool->watches)
+		r = widen(s, first, n, e & VAC__E_HREAD ? VAC__READ : 0, prot);
+	else
+		r = host_map(s, first, n, vac__e_pfn(e) - (page - first), prot);
 	if (r < 0)
 		return r;
 	for (uint32_t i = 0; i < n; i++) {
@@ -399,13 +419,21 @@ int vac__host_refresh_table(struct vac_space *s, uint32_t vpb)
 /* ---- Removing and changing ------------------------------------------------------------------ */
 
 /* Delete one entry. What it maps may be freed by this: the host shows it no more. A migration
- * entry holds nothing, so there is nothing to drop: the migrator will find it gone. */
+ * entry holds nothing, so there is nothing to drop: the migrator will find it gone. A swap entry holds
+ * its slot. */
 static void zap_entry(struct vac_space *s, vac__entry *slot)
 {
 	uint64_t e = vac__xchg(slot, 0);
 
-	if (vac__e_present(e))
+	if (vac__e_present(e)) {
+		uint32_t out = vac__swap_slot(s->pool, vac__e_pfn(e));
+
 		vac__folio_put(s->pool, vac__e_pfn(e), VAC__W_MAP);
+		if (out != VAC__NO_SLOT)
+			vac__swap_reap(s->pool, out);
+	} else if (vac__e_swap(e)) {
+		vac__swap_put(s->pool, vac__e_pfn(e));
+	}
 }
 
 /* The frames of pages [p, stop) of a table, run by run: does anybody outside hold them? */
@@ -418,10 +446,11 @@ static void look_at_ptes(struct vac_space *s, uint32_t p, uint32_t stop)
 		uint32_t pfn = vac__e_pfn(e);
 
 		n = 1;
-		if (!e)
+		if (!e || vac__e_swap(e))
 			continue;
 		while (p + n < stop && (pfn + n) % VAC__PB_PAGES &&
 		       vac__ld_rlx(vac__pte(s, p + n)) &&
+		       !vac__e_swap(vac__ld_rlx(vac__pte(s, p + n))) &&
 		       vac__e_pfn(vac__ld_rlx(vac__pte(s, p + n))) == pfn + n)
 			n++;
 		vac__look_at_drop(s->pool, pfn, n);
@@ -469,7 +498,8 @@ void vac__zap(struct vac_space *s, uint32_t first, uint32_t end)
 /* Change every entry of pages [first, end), whose borders cut no huge folio, and book what the host then
  * shows. Locks as for vac__zap. */
 static void change_entries(struct vac_space *s, uint32_t first, uint32_t end,
-			   void (*change)(vac__entry *slot, unsigned prot), unsigned prot)
+			   void (*change)(struct vac_space *s, vac__entry *slot, unsigned prot),
+			   unsigned prot)
 {
 	while (first < end) {
 		uint32_t vpb = first >> VAC__PB_ORDER;
@@ -480,10 +510,10 @@ static void change_entries(struct vac_space *s, uint32_t first, uint32_t end,
 		e = vac__ld_rlx(vac__pmd(s, vpb));
 		if (e && (e & VAC__E_TYPE) != VAC__E_TABLE) {
 			VAC__ASSERT(stop - first == VAC__PB_PAGES);
-			change(vac__pmd(s, vpb), prot);
+			change(s, vac__pmd(s, vpb), prot);
 		} else if (e) {
 			for (uint32_t p = first; p < stop; p++)
-				change(vac__pte(s, p), prot);
+				change(s, vac__pte(s, p), prot);
 		}
 		if (e)
 			vac__segments_settle(s, vpb, 0);
@@ -498,13 +528,15 @@ void vac__entries_hide(struct vac_space *s, uint32_t first, uint32_t end)
 	change_entries(s, first, end, hide_entry, 0);
 }
 
-static void protect_entry(vac__entry *slot, unsigned prot)
+static void protect_entry(struct vac_space *s, vac__entry *slot, unsigned prot)
 {
 	uint64_t e = vac__ld_rlx(slot);
 
-	if (!vac__e_present(e))
+	if (!vac__e_present(e) && !vac__e_swap(e))
 		return;
-	e = (e & ~(uint64_t)(VAC__E_READ | VAC__E_WRITE)) | rights(prot);
+	if (vac__e_present(e) && (prot & VAC_PROT_WRITE))
+		vac__swap_written(s->pool, vac__e_pfn(e));
+	e = (e & ~(uint64_t)(VAC__E_READ | VAC__E_WRITE | VAC__E_CLEAN)) | rights(prot);
 	if (e & VAC__E_HMAP)
 		e = (e & ~(uint64_t)(VAC__E_HREAD | VAC__E_HWRITE)) | vac__host_bits(prot);
 	vac__st(slot, e);
@@ -517,11 +549,11 @@ void vac__entries_protect(struct vac_space *s, uint32_t first, uint32_t end, uns
 	change_entries(s, first, end, protect_entry, prot);
 }
 
-static void stop_entry(vac__entry *slot, unsigned prot)
+static void stop_entry(struct vac_space *s, vac__entry *slot, unsigned prot)
 {
 	uint64_t e = vac__ld_rlx(slot);
 
-	(void)prot;
+	(void)s, (void)prot;
 	if (e & VAC__E_HWRITE)
 		vac__st(slot, e & ~(uint64_t)VAC__E_HWRITE);
 }

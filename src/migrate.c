@@ -13,7 +13,8 @@
  *	   Then look whether anybody outside the engine holds a source (quarantine.c): it fails.
  *	4. freeze each folio at the exact word expected: no entry, no pin, no reference but ours
  *	-------- commit: nothing below can fail --------
- *	5. copy
+ *	5. copy; where the swap cache has the folio for a slot, that is the new frame from here on. One that
+ *	   nothing maps has no entries: steps 3 and 6 find none.
  *	6. publish: in every space, replace the host's run by the new frames in one call, then the
  *	   migration entries that are still there by present ones. An entry that was unmapped
  *	   meanwhile is gone, and stays so.
@@ -282,7 +283,7 @@ static void publish_space(struct group *g, struct vac_space *s)
 		if (n == 0)
 			continue;
 		shown = (bits & VAC__E_HMAP) && show_run(g, s, it, n, bits);
-		bits = (bits & (VAC__E_RIGHTS | VAC__E_EXCL)) | VAC__E_PRESENT;
+		bits = (bits & (VAC__E_RIGHTS | VAC__E_EXCL | VAC__E_CLEAN)) | VAC__E_PRESENT;
 		/* The host shows the new frames already: a pin that finds the entry uses them. */
 		if (shown)
 			bits |= vac__host_bits(vac__host_want(g->pool, bits));
@@ -318,6 +319,7 @@ static void lock_group(struct group *g, enum vac__mig_mode mode)
 {
 	for (unsigned k = 0; k < g->n; k++) {
 		struct vac__mig_item *it = &g->item[k];
+		struct vac__frame *f = vac__frame(g->pool, it->src);
 		uint64_t w;
 
 		it->dst = VAC__NO_PFN;
@@ -337,6 +339,13 @@ static void lock_group(struct group *g, enum vac__mig_mode mode)
 			/* Only our reference is left: freed meanwhile. */
 			vac__folio_unlock(g->pool, it->src);
 			it->state = GONE;
+		} else if (vac__ld_rlx(&f->family) != it->family ||
+			   vac__ld_rlx(&f->index) != it->index) {
+			/* It was picked before it was told what it is for: swap-in fills such a folio
+			 * under its lock. */
+			vac__folio_unlock(g->pool, it->src);
+			it->state = FAILED;
+			it->err = -EAGAIN;
 		}
 	}
 }
@@ -422,7 +431,8 @@ static bool freeze_unit(struct group *g, unsigned k, unsigned end)
 
 		if ((it->state != ENTRIES && it->state != LOCKED) || it->err)
 			break;
-		if (!vac__w_freeze(w, vac__expected_counts(false, 1, 0, 0))) {
+		if (!vac__w_freeze(
+			    w, vac__expected_counts(vac__swapcache(g->pool, it->src), 1, 0, 0))) {
 			uint64_t now = vac__ld(w);
 
 			/* Behind a closed gate that was seen without pins there are none. */
@@ -457,6 +467,10 @@ static bool freeze_group(struct group *g)
 	for (unsigned k = 0; k < g->n && aimed(g); k++)
 		if (g->item[k].watch == VAC__WATCH_SUMS && g->item[k].dst != VAC__NO_PFN)
 			g->item[k].err = -VAC__EHELD;
+	/* What is on its way out, or came in a moment ago, is not made a part of something larger. */
+	for (unsigned k = 0; k < g->n && g->huge != VAC__NO_PFN; k++)
+		if (vac__swapcache(g->pool, g->item[k].src))
+			g->item[k].err = -EAGAIN;
 	for (unsigned k = 0; k < g->n; k = end) {
 		end = k + 1;
 		/* Failed before there was an entry, or gone: a unit by itself. */
@@ -497,6 +511,9 @@ static void copy_group(struct group *g, struct vac__mig_stats *st)
 
 			vac__st_rlx(&d->family, it[i].family);
 			vac__st_rlx(&d->index, it[i].index);
+			/* Not before the copy: from here on a fault finds the new frame by its slot. */
+			if (vac__swapcache(pool, it[i].src))
+				vac__swap_cache_move(pool, it[i].src, it[i].dst);
 		}
 	}
 	st->copy_ns += vac__port_now() - t;
@@ -530,6 +547,7 @@ static void finish_group(struct group *g, struct vac__mig_stats *st)
 	for (unsigned k = 0; k < g->n; k++) {
 		struct vac__mig_item *it = &g->item[k];
 		uint64_t bytes = (uint64_t)pages_of(it) << VAC__PAGE_SHIFT;
+		uint32_t slot;
 
 		if (it->dst != VAC__NO_PFN && g->huge == VAC__NO_PFN)
 			vac__folio_unlock(pool, it->dst);
@@ -540,9 +558,13 @@ static void finish_group(struct group *g, struct vac__mig_stats *st)
 		}
 		if (it->state != FROZEN)
 			continue;
-		/* With no entry left to it, this was the destination's last reference. */
+		/* With no entry left to it, this was the destination's last reference; or, if it was the
+		 * swap cache that held the source, the last but that one, for a slot of nobody's. */
+		slot = g->huge == VAC__NO_PFN ? vac__swap_slot(pool, it->dst) : VAC__NO_SLOT;
 		if (g->huge == VAC__NO_PFN || k == 0)
 			vac__folio_put(pool, it->dst, VAC__W_REF);
+		if (slot != VAC__NO_SLOT)
+			vac__swap_reap(pool, slot);
 		vac__and(&vac__frame(pool, it->src)->flags, ~VAC__F_ISOLATED);
 		vac__folio_unlock(pool, it->src);
 		VAC__SYNC("unlocked", it->src);
@@ -727,6 +749,7 @@ int vac__folio_edit(struct vac_pool *pool, uint32_t pfn, uint32_t family, uint32
 		r = it.state == LOCKED ? -ENOENT : it.err;
 		if (it.state == ENTRIES && freeze_unit(&g, 0, 1)) {
 			fn(arg, pfn);
+			vac__swap_written(pool, pfn);
 			vac__and(&f->word, ~VAC__W_FROZEN);
 			it.state = FAILED; /* as one that does not move */
 		}

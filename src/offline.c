@@ -290,7 +290,11 @@ static void evacuate_pageblock(struct offline *o, uint32_t pfn)
 	struct vac__mig_item *items = pool->batch;
 	uint64_t start = vac__port_now(), leaving = o->st.leaving_ns;
 	uint64_t waits = vac__ld_rlx(&pool->c.fault_waits);
-	unsigned n = move_ready(o, items, pick(o, pfn, items)), held = 0;
+	unsigned n, held = 0;
+
+	if (o->opts.flags & VAC_OFFLINE_SWAP)
+		o->moved += vac__reclaim_pageblock(pool, pfn);
+	n = move_ready(o, items, pick(o, pfn, items));
 
 	/* Those that are not gated will not drain: long-term pins, or the test switch. */
 	for (unsigned i = 0; i < n; i++) {
@@ -365,6 +369,11 @@ static int evacuate(struct offline *o)
 			idle = 0;
 			continue;
 		}
+		/* Others make room by going out; or some of this block's do. */
+		if (o->no_memory && vac__reclaim_some(pool, VAC__SWAP_CLUSTER, 1)) {
+			idle = 0;
+			continue;
+		}
 		if (o->no_memory && !o->pinned && !o->foreign && !o->other &&
 		    (o->opts.flags & VAC_OFFLINE_BEST_EFFORT))
 			return -ENOMEM;
@@ -395,7 +404,8 @@ static void set_state(struct offline *o, enum vac_block_state s)
 static int check_room(struct offline *o, bool isolated)
 {
 	struct vac_pool *pool = o->pool;
-	uint64_t room = vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv);
+	uint64_t room =
+		vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv) + vac__swap_room(pool);
 	uint64_t own = 0;
 	uint32_t nr_free, nr_resv;
 	bool others = false;
@@ -584,8 +594,8 @@ int vac__block_offline(struct vac_pool *pool, int id, const struct vac_offline_o
 		memcpy(&o.opts, opts, opts->size);
 	}
 	if ((res && (res->size < sizeof(size_t) || res->size > sizeof(o.res))) ||
-	    (o.opts.flags &
-	     ~(VAC_OFFLINE_BEST_EFFORT | VAC_OFFLINE_DRY_RUN | VAC_OFFLINE_TEST_NO_GATE)) ||
+	    (o.opts.flags & ~(VAC_OFFLINE_BEST_EFFORT | VAC_OFFLINE_DRY_RUN | VAC_OFFLINE_SWAP |
+			      VAC_OFFLINE_TEST_NO_GATE)) ||
 	    o.opts.writers_pct > 95)
 		return -EINVAL;
 	vac__trace_init(&o.trace);

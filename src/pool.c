@@ -194,6 +194,8 @@ int vac_pool_close(struct vac_pool *pool)
 			r = vac_space_destroy(s);
 	}
 	if (r == 0) {
+		if (vac__ld(&pool->swap.state) != VAC__SWAP_OFF)
+			vac__reclaim_stop(pool);
 		vac__lock(&pool->hotplug, VAC__RANK_HOTPLUG);
 		for (uint32_t i = 0; i < pool->max_blocks; i++) {
 			if (vac__ld(&pool->blocks[i].state) > VAC_BLOCK_OFFLINE + 1)
@@ -203,6 +205,7 @@ int vac_pool_close(struct vac_pool *pool)
 		}
 		vac__unlock(&pool->hotplug, VAC__RANK_HOTPLUG);
 		vac__pool_unlink(pool);
+		vac__swap_release(pool);
 		release(pool);
 	}
 	VAC__LEAVE();
@@ -266,6 +269,13 @@ int vac_pool_stats(struct vac_pool *pool, struct vac_pool_stats *stats)
 	s.collapsed_in_place = vac__ld_rlx(&pool->c.collapsed_in_place);
 	s.collapsed_by_copy = vac__ld_rlx(&pool->c.collapsed_by_copy);
 	s.dangling_repaired = vac__ld_rlx(&pool->c.repaired);
+	s.swap_slots = vac__ld(&pool->swap.state) == VAC__SWAP_OFF ? 0 : pool->swap.nr_slots;
+	s.swap_used = vac__ld_rlx(&pool->swap.nr_taken);
+	s.swap_bad = vac__ld_rlx(&pool->swap.nr_bad);
+	s.swap_in = vac__ld_rlx(&pool->swap.in);
+	s.swap_out = vac__ld_rlx(&pool->swap.out);
+	s.swap_second_chances = vac__ld_rlx(&pool->swap.second_chances);
+	s.swap_errors = vac__ld_rlx(&pool->swap.errors);
 	memcpy(stats, &s, s.size);
 	return 0;
 }
@@ -279,7 +289,9 @@ int vac_pool_check(struct vac_pool *pool, char *msg, size_t msg_bytes)
 		return -EPERM;
 	VAC__ENTER();
 	pool->mem->quiet(pool->mem_ctx);
+	vac__lock(&pool->swap.step, VAC__RANK_BACKGROUND);
 	r = vac__check(pool, text, sizeof(text));
+	vac__unlock(&pool->swap.step, VAC__RANK_BACKGROUND);
 	VAC__LEAVE();
 	if (msg && msg_bytes) {
 		size_t n = strlen(text);

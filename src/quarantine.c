@@ -298,9 +298,9 @@ static void carry_sectors(void *arg, uint32_t dst)
 	}
 }
 
-/* The folio that shows a page now, and the page's place in it. False: nothing does. */
+/* The folio that shows a page now, and the page's place in it. False: nothing does; *slot: it is out. */
 static bool where_is(struct vac_pool *pool, const struct vac__watch *w, uint32_t *pfn,
-		     uint32_t *place)
+		     uint32_t *place, uint32_t *slot)
 {
 	uint32_t family = vac__ld_rlx(&w->family), index = vac__ld_rlx(&w->index);
 	struct vac__rwlock *lock = &pool->families[family].lock;
@@ -309,6 +309,7 @@ static bool where_is(struct vac_pool *pool, const struct vac__watch *w, uint32_t
 
 	*pfn = VAC__NO_PFN;
 	*place = 0;
+	*slot = VAC__NO_SLOT;
 	vac__rdlock(lock, VAC__RANK_RMAP);
 	s = vac__rmap_find(pool, family, vac__ld_rlx(&w->space));
 	if (s && index < s->pages) {
@@ -317,23 +318,26 @@ static bool where_is(struct vac_pool *pool, const struct vac__watch *w, uint32_t
 		vac__ptl_lock(s, vpb);
 		e = vac__entry_get(s, index);
 		*pfn = vac__e_pfn(e);
-		if (e && (vac__ld_rlx(vac__pmd(s, vpb)) & VAC__E_TYPE) != VAC__E_TABLE) {
+		if (vac__e_swap(e)) {
+			*slot = *pfn;
+			*pfn = VAC__NO_PFN;
+		} else if (e && (vac__ld_rlx(vac__pmd(s, vpb)) & VAC__E_TYPE) != VAC__E_TABLE) {
 			*place = index % VAC__PB_PAGES;
 			*pfn -= *place;
 		}
 		vac__ptl_unlock(s, vpb);
 	}
 	vac__rdunlock(lock, VAC__RANK_RMAP);
-	return e != 0;
+	return *pfn != VAC__NO_PFN && e != 0;
 }
 
 /* Is the page that wants this frame's late bytes pinned now? */
 bool vac__watch_pinned(struct vac_pool *pool, uint32_t pfn)
 {
 	struct vac__watch *w = &pool->watch[pfn];
-	uint32_t dst, place;
+	uint32_t dst, place, slot;
 
-	return vac__ld(&w->armed) && where_is(pool, w, &dst, &place) &&
+	return vac__ld(&w->armed) && where_is(pool, w, &dst, &place, &slot) &&
 	       vac__w_pins(vac__ld(&vac__frame(pool, dst)->word)) != 0;
 }
 
@@ -383,7 +387,7 @@ static int carry_page(struct vac_pool *pool, uint32_t pfn)
 	struct vac__watch *w = &pool->watch[pfn];
 	struct carry c = {.pool = pool, .pfn = pfn};
 	uint64_t now[VAC__SECTORS];
-	uint32_t dst;
+	uint32_t dst, slot;
 	int r;
 
 	vac__port_sums(vac__frame_addr(pool, pfn), now);
@@ -394,9 +398,11 @@ static int carry_page(struct vac_pool *pool, uint32_t pfn)
 		uint32_t family = vac__ld_rlx(&w->family), index = vac__ld_rlx(&w->index);
 
 		r = -EAGAIN;
-		if (where_is(pool, w, &dst, &c.page))
+		if (where_is(pool, w, &dst, &c.page, &slot))
 			r = vac__folio_edit(pool, dst, family, index - c.page, carry_sectors, &c);
-		if (r == 0)
+		else if (slot != VAC__NO_SLOT) /* out: in with it, then look again */
+			r = vac__swap_bring(pool, slot, false);
+		if (r == 0 && slot == VAC__NO_SLOT)
 			break;
 		if (tries == 100)
 			return r;

@@ -76,6 +76,7 @@ static void put_why(struct text *t, const struct vac_fault_info *i)
 		put_number(t, i->limit, 10);
 		put(t, " (raise vm.max_map_count)");
 		break;
+	case VAC_REFUSED_SWAP: put(t, "the swap file cannot be read"); break;
 	case VAC_REFUSED_KERNEL: put(t, "the kernel refused the memory"); break;
 	case VAC_REFUSED_LOST: put(t, "the engine has lost track of the page"); break;
 	}
@@ -92,6 +93,14 @@ static enum vac_refusal why_of(const struct vac__lack *lack)
 	}
 }
 
+/* What cannot be read stays where it is: in the swap file. */
+static enum vac_refusal lost_or_out(struct vac_space *s, uintptr_t addr)
+{
+	uint32_t page = (uint32_t)((addr - (uintptr_t)s->base) >> VAC__PAGE_SHIFT);
+
+	return vac__e_swap(vac__entry_get(s, page)) ? VAC_REFUSED_SWAP : VAC_REFUSED_LOST;
+}
+
 /* A touch of addr in s is refused with err; what for, the platform has noted for this thread. */
 void vac__refuse(struct vac_space *s, uintptr_t addr, unsigned access, int err)
 {
@@ -101,7 +110,7 @@ void vac__refuse(struct vac_space *s, uintptr_t addr, unsigned access, int err)
 				   .addr = addr,
 				   .write = (access & VAC__WRITE) != 0,
 				   .err = err,
-				   .why = err == -EIO ? VAC_REFUSED_LOST : why_of(lack),
+				   .why = err == -EIO ? lost_or_out(s, addr) : why_of(lack),
 				   .tid = vac__port_tid(),
 				   .limit = err == -EIO ? 0 : lack->limit,
 				   .used = err == -EIO ? 0 : lack->used,
@@ -123,7 +132,7 @@ void vac__refuse(struct vac_space *s, uintptr_t addr, unsigned access, int err)
 	put(&t, pool->name);
 	put(&t, "\", space \"");
 	put(&t, s->name);
-	put(&t, err == -EIO ? "\": no page at 0x" : "\": no memory for 0x");
+	put(&t, err == -EIO ? "\": no contents for 0x" : "\": no memory for 0x");
 	put_number(&t, addr, 16);
 	put(&t, ", SIGBUS for thread ");
 	put_number(&t, i.tid, 10);

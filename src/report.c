@@ -38,7 +38,7 @@ static void find_mapping(struct vac_pool *pool, uint32_t pfn, struct vac_blocker
 		vac__ptl_lock(s, page >> VAC__PB_ORDER);
 		e = vac__entry_get(s, page);
 		vac__ptl_unlock(s, page >> VAC__PB_ORDER);
-		if (e == 0 || vac__e_pfn(e) != pfn)
+		if (e == 0 || vac__e_swap(e) || vac__e_pfn(e) != pfn)
 			continue;
 		memcpy(b->space, s->name, sizeof(b->space));
 		b->addr = (uintptr_t)vac__page_addr(s, page);
@@ -128,8 +128,8 @@ static void add_folio(struct vac_pool *pool, struct vac_report *r, uint32_t pfn,
 	b.pins = vac__w_pins(w);
 	b.map = vac__w_map(w);
 	/* What a migration would want to find, were it to pick the folio now: its own. */
-	b.expected_refs =
-		vac__w_refs(vac__expected_counts(false, flags & VAC__F_ISOLATED ? 1 : 0, 0, b.map));
+	b.expected_refs = vac__w_refs(vac__expected_counts(
+		flags & VAC__F_SWAPCACHE, flags & VAC__F_ISOLATED ? 1 : 0, 0, b.map));
 	b.frozen = (w & VAC__W_FROZEN) != 0;
 	b.gated = (w & VAC__W_GATED) != 0;
 	b.waiters = (w & VAC__W_WAITERS) != 0;

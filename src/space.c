@@ -65,7 +65,8 @@ static void vma_merge_around(struct vac_space *s, uint32_t first, uint32_t end)
 	while (i + 1 < s->nr_vmas && s->vmas[i].start <= end) {
 		struct vac__vma *a = &s->vmas[i], *b = a + 1;
 
-		if (a->end != b->start || a->prot != b->prot || a->nohuge != b->nohuge) {
+		if (a->end != b->start || a->prot != b->prot || a->nohuge != b->nohuge ||
+		    a->locked != b->locked) {
 			i++;
 			continue;
 		}
@@ -228,6 +229,11 @@ int vac__space_create(struct vac_pool *pool, uint64_t bytes, const char *name,
 		r = -ENOSPC;
 		goto fail;
 	}
+	if (kin && pool->may_swap) {
+		r = -EOPNOTSUPP;
+		goto fail;
+	}
+	pool->cloned |= kin != NULL;
 	s->id = id;
 	s->family = kin ? kin->family : id;
 	r = pool->mem->space_reserve(pool->mem_ctx, (size_t)s->vpbs << VAC__PB_SHIFT, vac__fault, s,
@@ -592,13 +598,14 @@ int vac_unmap(struct vac_space *space, void *addr, size_t len)
 	return r;
 }
 
-/* Fill in what can be filled; the first error, if there is one. */
-static int populate(struct vac_space *s, uint32_t first, uint32_t end)
+/* Fill in what can be filled, or up to the first page that cannot; the first error, if there is one. */
+static int populate(struct vac_space *s, uint32_t first, uint32_t end, bool all)
 {
 	int r = 0;
 
-	for (uint32_t p = first; p < end; p++) {
-		int err = vac__entry_get(s, p) ? 0 : vac__fault_in(s, p, VAC__READ);
+	for (uint32_t p = first; p < end && (r == 0 || all); p++) {
+		uint64_t e = vac__entry_get(s, p);
+		int err = e && !vac__e_swap(e) ? 0 : vac__fault_in(s, p, VAC__READ);
 
 		r = r ? r : err;
 	}
@@ -631,16 +638,18 @@ static int map(struct vac_space *s, uint32_t first, uint32_t pages, bool fixed, 
 	if (r == 0) {
 		v.start = first;
 		v.end = first + pages;
-		/* Walks look at VMAs never, at entries only: a new VMA has none yet. */
+		/* A new VMA has no entries yet, but reclaim looks at whether VMAs are locked. */
+		vac__wrlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
 		vma_insert(s, vma_after(s, first), v);
 		vma_merge_around(s, first, v.end);
+		vac__wrunlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
 		dense(s, first, v.end);
 	}
 	book_vmas(s, vmas);
 	vac__port_vma_charge(-VMAS_EACH, true);
 	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
 	if (r == 0 && (flags & VAC_MAP_POPULATE) && prot)
-		populate(s, first, first + pages);
+		populate(s, first, first + pages, true);
 	*at = first;
 	return r;
 }
@@ -878,12 +887,15 @@ int vac_protect(struct vac_space *space, void *addr, size_t len, int prot)
 
 /* ---- Advise, and looking -------------------------------------------------------------------- */
 
-static int advise_huge(struct vac_space *s, uint32_t first, uint32_t end, bool nohuge)
+enum mark { MARK_HUGE, MARK_NOHUGE, MARK_LOCKED, MARK_UNLOCKED };
+
+static int mark(struct vac_space *s, uint32_t first, uint32_t end, enum mark m)
 {
 	uint32_t vmas;
 	int r = 0;
 
 	vac__wrlock(&s->lock, VAC__RANK_SPACE);
+	vac__wrlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
 	vmas = s->nr_vmas;
 	if (!vma_room(s) || !vma_covers(s, first, end)) {
 		r = -ENOMEM;
@@ -891,13 +903,57 @@ static int advise_huge(struct vac_space *s, uint32_t first, uint32_t end, bool n
 		vma_cut(s, first);
 		vma_cut(s, end);
 		for (uint32_t i = vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < end;
-		     i++)
-			s->vmas[i].nohuge = nohuge;
+		     i++) {
+			if (m == MARK_HUGE || m == MARK_NOHUGE)
+				s->vmas[i].nohuge = m == MARK_NOHUGE;
+			else
+				s->vmas[i].locked = m == MARK_LOCKED;
+		}
 		vma_merge_around(s, first, end);
 	}
 	book_vmas(s, vmas);
+	vac__wrunlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
 	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
 	return r;
+}
+
+/* Marked first: what is brought in stays. */
+static int lock_range(struct vac_space *s, uint32_t first, uint32_t end)
+{
+	int r = mark(s, first, end, MARK_LOCKED);
+
+	if (r < 0)
+		return r;
+	r = populate(s, first, end, false);
+	if (r < 0)
+		mark(s, first, end, MARK_UNLOCKED);
+	return r == -EFAULT ? -ENOMEM : r;
+}
+
+static int lock_or_unlock(struct vac_space *s, void *addr, size_t len, bool on)
+{
+	uint32_t first, end;
+	int r;
+
+	if (vac__port_forked())
+		return -EPERM;
+	r = range(s, addr, len, &first, &end);
+	if (r < 0)
+		return r;
+	VAC__ENTER();
+	r = on ? lock_range(s, first, end) : mark(s, first, end, MARK_UNLOCKED);
+	VAC__LEAVE();
+	return r;
+}
+
+int vac_lock(struct vac_space *space, void *addr, size_t len)
+{
+	return lock_or_unlock(space, addr, len, true);
+}
+
+int vac_unlock(struct vac_space *space, void *addr, size_t len)
+{
+	return lock_or_unlock(space, addr, len, false);
 }
 
 int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice advice)
@@ -913,12 +969,14 @@ int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice 
 	VAC__ENTER();
 	switch (advice) {
 	case VAC_ADV_WILLNEED:
-		r = populate(space, first, end);
+		r = populate(space, first, end, true);
 		r = r == -EFAULT ? -ENOMEM : r;
 		break;
 	case VAC_ADV_DONTNEED: r = drop(space, first, end, false); break;
 	case VAC_ADV_HUGE:
-	case VAC_ADV_NOHUGE: r = advise_huge(space, first, end, advice == VAC_ADV_NOHUGE); break;
+	case VAC_ADV_NOHUGE:
+		r = mark(space, first, end, advice == VAC_ADV_NOHUGE ? MARK_NOHUGE : MARK_HUGE);
+		break;
 	default: r = -EINVAL;
 	}
 	VAC__LEAVE();
@@ -947,7 +1005,9 @@ int vac_page_info(struct vac_space *space, const void *addr, struct vac_page_inf
 	mapped = vac__vma_find(space, page) != NULL;
 	vac__ptl_lock(space, page >> VAC__PB_ORDER);
 	e = vac__entry_get(space, page);
-	if (e) {
+	if (vac__e_swap(e)) {
+		i.present = 3;
+	} else if (e) {
 		i.present = vac__e_present(e) ? 1 : 2;
 		i.pfn = vac__e_pfn(e);
 		i.block = (int)(vac__e_pfn(e) >> space->pool->block_shift);

@@ -68,7 +68,7 @@ void vac__folio_lock(struct vac_pool *pool, uint32_t pfn)
 void vac__folio_unlock(struct vac_pool *pool, uint32_t pfn)
 {
 	_Atomic uint32_t *l = &vac__frame(pool, pfn)->lock;
-	uint32_t v = vac__ld_rlx(l);
+	uint32_t v = vac__ld_rlx(l), slot = vac__swap_slot(pool, pfn);
 
 	VAC__DEBUG_ASSERT(v & LOCKED);
 	while (!vac__cas(l, &v, (v & ~(LOCKED | WAITING)) + GENERATION))
@@ -76,6 +76,9 @@ void vac__folio_unlock(struct vac_pool *pool, uint32_t pfn)
 	vac__folios_held(-1);
 	if (v & WAITING)
 		wake_all(pool, l);
+	/* Perhaps nobody needs it any more, and who found that out found it locked. */
+	if (slot != VAC__NO_SLOT)
+		vac__swap_reap(pool, slot);
 }
 
 /*

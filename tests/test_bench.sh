@@ -7,8 +7,8 @@
 set -u
 vacate=${VACATE:-${BUILD:-build}/vacate}
 names='offline_huge offline_base_run offline_base_single writer_wait reader_wait pin first_touch
-	fault_in storm gate cost scale sim_rate throughput
-	bystander compact collapse'
+	fault_in storm gate cost scale swap_random sim_rate throughput
+	bystander compact collapse snapshot snapshot_tenth cow_write cow_seq cow_budget'
 failures=0
 
 tmp=$(mktemp -d) || exit 1
@@ -44,7 +44,7 @@ expect 0 --list
 for n in $names; do
 	has "$tmp/out" "^$n "
 done
-[ "$(wc -l <"$tmp/out")" -eq 18 ] || fail "--list: more or fewer than 17 names"
+[ "$(wc -l <"$tmp/out")" -eq 24 ] || fail "--list: more or fewer than 23 names"
 
 expect 2 no_such_thing
 for n in $names; do
@@ -107,7 +107,7 @@ for key in ("enabled", "shmem_enabled", "defrag"):
     check(isinstance(machine.get("thp", {}).get(key), str), f"machine: thp {key}")
 check(doc["scale"] == "tiny" and doc["runs"] == 1, "scale, runs")
 
-less = {"ns", "us", "ms", "ns/page", "ms/GiB", "bytes/frame", "a success"}
+less = {"ns", "us", "ms", "ns/page", "ms/GiB", "bytes/frame", "a success", "mappings"}
 more = {"GB/s", "steps/s", "ops/s"}
 seen = set()
 for r in doc["results"]:

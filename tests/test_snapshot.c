@@ -105,6 +105,37 @@ static void test_mappings(void **state UNUSED)
 	t_close(pool);
 }
 
+/* A page alone is copied alone, what is written in order in ever longer runs, and what nobody else shows
+ * any more is the space's own again with one fault a pageblock. */
+static void test_how_much(void **state UNUSED)
+{
+	struct vac_pool *pool = t_pool(MIB(4), 6);
+	struct vac_space *s = t_space(pool, MIB(4)), *t;
+	char *p = t_map(s, MIB(4), 0);
+	struct vac_pool_stats a, b;
+
+	pat_fill(p, MIB(4), 1);
+	t = snap(s);
+	a = t_stats(pool);
+	p[MIB(2) + 100 * 4096] ^= 1;
+	b = t_stats(pool);
+	assert_int_equal(b.cow_copies - a.cow_copies, 1);
+	pat_fill(p, MIB(2), 2);
+	a = t_stats(pool);
+	assert_int_equal(a.cow_copies - b.cow_copies, 512);
+	assert_in_range(a.faults - b.faults, 1, 16);
+	assert_int_equal(pat_bad(in(s, p, t), MIB(2), 1), -1);
+	assert_ok(vac_space_destroy(t));
+	a = t_stats(pool);
+	pat_fill(p + MIB(2), MIB(2), 3);
+	b = t_stats(pool);
+	assert_int_equal(b.cow_copies, a.cow_copies);
+	assert_int_equal(b.cow_reuses - a.cow_reuses, 511);
+	assert_in_range(b.faults - a.faults, 1, 3); /* on either side of what was written before */
+	t_check(pool);
+	t_close(pool);
+}
+
 /* An own space's memory stays where it is; its writes cost copies of what is shared, once. */
 static void test_who_copies(void **state UNUSED)
 {
@@ -606,13 +637,21 @@ static void test_no_memory(void **state UNUSED)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_two_sides),     cmocka_unit_test(test_mappings),
-		cmocka_unit_test(test_who_copies),    cmocka_unit_test(test_bad_arguments),
-		cmocka_unit_test(test_cow_rows_1_2),  cmocka_unit_test(test_cow_rows_3_6),
-		cmocka_unit_test(test_cow_rows_7_14), cmocka_unit_test(test_written_before_unpin),
-		cmocka_unit_test(test_tearing),       cmocka_unit_test(test_tree),
-		cmocka_unit_test(test_no_memory),     cmocka_unit_test(test_storm_huge),
-		cmocka_unit_test(test_storm_offline), cmocka_unit_test(test_storm_base),
+		cmocka_unit_test(test_two_sides),
+		cmocka_unit_test(test_mappings),
+		cmocka_unit_test(test_who_copies),
+		cmocka_unit_test(test_how_much),
+		cmocka_unit_test(test_bad_arguments),
+		cmocka_unit_test(test_cow_rows_1_2),
+		cmocka_unit_test(test_cow_rows_3_6),
+		cmocka_unit_test(test_cow_rows_7_14),
+		cmocka_unit_test(test_written_before_unpin),
+		cmocka_unit_test(test_tearing),
+		cmocka_unit_test(test_tree),
+		cmocka_unit_test(test_no_memory),
+		cmocka_unit_test(test_storm_huge),
+		cmocka_unit_test(test_storm_offline),
+		cmocka_unit_test(test_storm_base),
 	};
 
 	t_filter(argc, argv);

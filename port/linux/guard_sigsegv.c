@@ -157,7 +157,7 @@ static void chain(int sig, siginfo_t *info, ucontext_t *uc, const void *frame)
  * No memory for a page: what the kernel says of a file mapping in that case. A SIGBUS handler of the
  * program gets it; without one, or with SIGBUS blocked, it is fatal, as a kernel-sent one would be.
  */
-static void no_memory(const siginfo_t *segv, ucontext_t *uc)
+static void no_memory(const siginfo_t *segv, ucontext_t *uc, int err)
 {
 	struct host_action a = {0};
 	uint64_t mask, bit = (uint64_t)1 << (SIGBUS - 1);
@@ -165,7 +165,7 @@ static void no_memory(const siginfo_t *segv, ucontext_t *uc)
 
 	memset(&info, 0, sizeof(info));
 	info.si_signo = SIGBUS;
-	info.si_errno = ENOMEM; /* 0 in the kernel's own */
+	info.si_errno = err; /* 0 in the kernel's own */
 	info.si_code = BUS_ADRERR;
 	info.si_addr = segv->si_addr;
 	syscall(SYS_rt_sigaction, SIGBUS, NULL, &a, sizeof(a.mask));
@@ -197,7 +197,7 @@ static void on_segv(int sig, siginfo_t *info, void *arg)
 		vac__range_put(s);
 	}
 	if (r == -ENOMEM || r == -EIO)
-		no_memory(info, uc);
+		no_memory(info, uc, -r);
 	errno = saved;
 	if (r != 0 && r != -ENOMEM && r != -EIO)
 		chain(sig, info, uc, __builtin_frame_address(0));

@@ -273,6 +273,12 @@ VAC__HIDDEN bool vac__foreign_sees(void *ctx);
 VAC__HIDDEN void vac__foreign_holder(void *ctx, const void *shown, size_t bytes, char *text,
 				     size_t max, uint32_t *tid);
 
+/* swapfile.c */
+VAC__HIDDEN int vac__swap_open(void *ctx, int fd, uint64_t bytes, struct vac__swapfile *f);
+VAC__HIDDEN void vac__swap_close(void *ctx, struct vac__swapfile *f);
+VAC__HIDDEN void vac__swap_io(void *ctx, struct vac__swapfile *f, bool write,
+			      struct vac__swap_run *run, unsigned n);
+
 VAC__HIDDEN int vac__space_reserve(void *ctx, size_t bytes, vac__fault_fn *fn, void *arg,
 				   void **addr);
 VAC__HIDDEN void vac__space_release(void *ctx, void *addr, size_t bytes);

@@ -97,4 +97,7 @@ const struct vac__mem_ops vac__port_mem_ops = {
 	.allow = vac__view_allow,
 	.unmap = vac__view_unmap,
 	.hole = vac__view_hole,
+	.swap_open = vac__swap_open,
+	.swap_close = vac__swap_close,
+	.swap_io = vac__swap_io,
 };

@@ -11,7 +11,7 @@
 
 #include "port/linux/linux.h"
 
-#define STACK_BYTES ((size_t)1 << 20) /* what is not touched costs nothing; sanitizers want much */
+#define STACK_BYTES ((size_t)2 << 20) /* what is not touched costs nothing; sanitizers want much */
 
 /* At the low end of the stack's mapping, above the guard. */
 struct service {

@@ -177,6 +177,7 @@ void world_reset(void)
 	memset(blocks, 0, sizeof(blocks));
 	memset(tlb, 0, sizeof(tlb));
 	memset(&faults, 0, sizeof(faults));
+	disk_reset();
 	direct_bytes = 0;
 	vmas = 0;
 }
@@ -672,6 +673,9 @@ const struct vac__mem_ops vac__port_mem_ops = {
 	.allow = allow,
 	.unmap = unmap,
 	.hole = hole,
+	.swap_open = disk_open,
+	.swap_close = disk_close,
+	.swap_io = disk_io,
 };
 
 /* ---- A processor's access --------------------------------------------------------------------- */

@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SIM_THREADS_MAX 16
+#define SIM_THREADS_MAX 24
 #define SIM_DECISIONS_MAX (1u << 20)
 
 /* How a schedule ended. The numbers are the exit statuses of `vacate sim`. */
@@ -83,6 +83,8 @@ struct sim_faults {
 	uint32_t held;  /* one look in n takes a page of nobody's for held */
 	uint32_t slow;  /* nanoseconds that a look may take to answer */
 	uint32_t blind; /* one look in n, the host does not tell who holds a page; 1: never */
+	uint32_t disk_read, disk_write; /* one page in n cannot be read, or is written in part */
+	uint32_t disk_slow;             /* nanoseconds that a transfer of a page may take */
 	uint64_t vma_limit;
 	bool waits; /* the host behaves as under userfaultfd: see mem.c. Set before the first space */
 };

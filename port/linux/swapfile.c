@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The swap file: past the page cache where the file system allows it, from and to direct maps.
+ *
+ * One piece is a plain pread(2) or pwrite(2). Several go through one io_uring a file, all at once, where the
+ * host has it and allows it (containers and sandboxes often do not); else one after the other. The ring is
+ * spoken to by system calls of our own, as the library depends on nothing but libc.
+ *
+ * Anybody's completions may be found by anybody: who waits and finds no one at it becomes the collector, takes
+ * what is there, and tells the others by moving `turn` on. A piece's memory is on the stack of its caller, who
+ * does not leave before `left` is 0; the collector's last touch of it is the step that makes it so.
+ *
+ * Locks: `submit` is held for one system call that does not wait; `collect` while waiting in the kernel, for a
+ * completion of which the collector's own pieces are some. Nothing else is taken under either.
+ */
+#include <linux/io_uring.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+#include "port/linux/linux.h"
+
+#ifndef BLKGETSIZE64
+#define BLKGETSIZE64 _IOR(0x12, 114, size_t)
+#endif
+
+#define ENTRIES 64u
+
+struct ring {
+	int fd;
+	uint8_t *sq, *cq; /* as mapped; one mapping where the host makes it one */
+	struct io_uring_sqe *sqe;
+	size_t sq_bytes, cq_bytes, sqe_bytes;
+	struct io_uring_params p;
+	struct vac__flock submit;
+	_Atomic uint32_t collect; /* 1: somebody is at it */
+	_Atomic uint32_t turn;
+	_Atomic uint32_t
+		inside; /* submitted and not collected: never more than the completion queue holds */
+};
+
+/* ---- The ring ---------------------------------------------------------------------------------- */
+
+static _Atomic uint32_t *field(uint8_t *base, uint32_t off)
+{
+	return (_Atomic uint32_t *)(void *)(base + off);
+}
+
+static void ring_close(struct ring *r)
+{
+	if (r->sqe)
+		vac__sys_munmap(r->sqe, r->sqe_bytes);
+	if (r->cq && r->cq != r->sq)
+		vac__sys_munmap(r->cq, r->cq_bytes);
+	if (r->sq)
+		vac__sys_munmap(r->sq, r->sq_bytes);
+	if (r->fd >= 0)
+		vac__sys_close(r->fd);
+	vac__port_vma_charge(-3, true);
+	vac__port_meta_release(r, VAC_PAGE_BYTES);
+}
+
+static void *ring_map(const struct ring *r, size_t bytes, uint64_t off)
+{
+	void *p;
+
+	if (vac__sys_mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, r->fd,
+			  (size_t)off, &p) < 0)
+		return NULL;
+	vac__sys_madvise(p, bytes, MADV_DONTFORK);
+	return p;
+}
+
+/* NULL: not to be had here. */
+static struct ring *ring_open(void)
+{
+	struct ring *r;
+	bool one;
+
+	if (!vac__port_vma_charge(3, false))
+		return NULL;
+	r = vac__port_meta_reserve(VAC_PAGE_BYTES);
+	if (!r) {
+		vac__port_vma_charge(-3, true);
+		return NULL;
+	}
+	r->fd = (int)vac__sys(syscall(SYS_io_uring_setup, ENTRIES, &r->p));
+	if (r->fd < 0)
+		goto fail;
+	one = r->p.features & IORING_FEAT_SINGLE_MMAP;
+	r->sq_bytes = r->p.sq_off.array + r->p.sq_entries * sizeof(uint32_t);
+	r->cq_bytes = r->p.cq_off.cqes + r->p.cq_entries * sizeof(struct io_uring_cqe);
+	if (one && r->cq_bytes > r->sq_bytes)
+		r->sq_bytes = r->cq_bytes;
+	r->sqe_bytes = r->p.sq_entries * sizeof(struct io_uring_sqe);
+	r->sq = ring_map(r, r->sq_bytes, IORING_OFF_SQ_RING);
+	r->cq = one ? r->sq : ring_map(r, r->cq_bytes, IORING_OFF_CQ_RING);
+	r->sqe = ring_map(r, r->sqe_bytes, IORING_OFF_SQES);
+	if (r->sq && r->cq && r->sqe)
+		return r;
+fail:
+	ring_close(r);
+	return NULL;
+}
+
+/* Take what has been completed. The collector's role is held. */
+static void take_all(struct ring *r)
+{
+	_Atomic uint32_t *head = field(r->cq, r->p.cq_off.head);
+	uint32_t at = atomic_load_explicit(head, memory_order_relaxed), n = 0;
+	uint32_t mask = r->p.cq_entries - 1;
+	const struct io_uring_cqe *cqe = (const void *)(r->cq + r->p.cq_off.cqes);
+
+	while (at != atomic_load_explicit(field(r->cq, r->p.cq_off.tail), memory_order_acquire)) {
+		struct vac__swap_run *run = (void *)(uintptr_t)cqe[at & mask].user_data;
+		int32_t res = cqe[at & mask].res;
+
+		/* What its owner wrote of the run came before he was counted in. The kernel has carried
+		 * that over already, but no tool that looks for races knows. */
+		(void)atomic_load(&r->inside);
+		at++;
+		n++;
+		atomic_store_explicit(head, at, memory_order_release);
+		/* 1: done in part, or interrupted: its owner does it again by himself. */
+		run->err = res == (int64_t)run->bytes                    ? 0
+			   : res >= 0 || res == -EAGAIN || res == -EINTR ? 1
+									 : res;
+		atomic_fetch_sub_explicit(run->left, 1, memory_order_release);
+	}
+	if (n == 0)
+		return;
+	atomic_fetch_sub(&r->inside, n);
+	atomic_fetch_add(&r->turn, 1);
+	vac__port_wake(&r->turn, INT_MAX);
+}
+
+static void wait_for(struct ring *r, _Atomic uint32_t *left)
+{
+	while (atomic_load_explicit(left, memory_order_acquire)) {
+		uint32_t turn = atomic_load(&r->turn), zero = 0;
+
+		if (!atomic_compare_exchange_strong(&r->collect, &zero, 1)) {
+			/* He tells us, or that he has gone. */
+			if (atomic_load_explicit(left, memory_order_acquire))
+				vac__port_wait(&r->turn, turn, 0);
+			continue;
+		}
+		while (atomic_load_explicit(left, memory_order_acquire)) {
+			take_all(r);
+			if (atomic_load_explicit(left, memory_order_acquire))
+				syscall(SYS_io_uring_enter, r->fd, 0, 1, IORING_ENTER_GETEVENTS,
+					NULL, 0);
+		}
+		atomic_store(&r->collect, 0);
+		atomic_fetch_add(&r->turn, 1);
+		vac__port_wake(&r->turn, INT_MAX);
+	}
+}
+
+/* Hand runs over, as many as there is room for; answers how many. */
+static unsigned submit(struct ring *r, int fd, bool write, struct vac__swap_run *run, unsigned n)
+{
+	_Atomic uint32_t *tail = field(r->sq, r->p.sq_off.tail);
+	_Atomic uint32_t *array = field(r->sq, r->p.sq_off.array);
+	uint32_t mask = r->p.sq_entries - 1, at, done = 0;
+	unsigned k = 0;
+
+	vac__flock_lock(&r->submit);
+	at = atomic_load_explicit(tail, memory_order_relaxed);
+	while (k < n && k < r->p.sq_entries && atomic_load(&r->inside) + k < r->p.cq_entries) {
+		struct io_uring_sqe *s = &r->sqe[(at + k) & mask];
+
+		memset(s, 0, sizeof(*s));
+		s->opcode = write ? IORING_OP_WRITE : IORING_OP_READ;
+		s->fd = fd;
+		s->off = run[k].off;
+		s->addr = (uintptr_t)run[k].mem;
+		s->len = (uint32_t)run[k].bytes;
+		s->user_data = (uintptr_t)&run[k];
+		atomic_store_explicit(&array[(at + k) & mask], (at + k) & mask,
+				      memory_order_relaxed);
+		k++;
+	}
+	atomic_fetch_add(&r->inside, k);
+	atomic_store_explicit(tail, at + k, memory_order_release);
+	while (done < k) {
+		long got = vac__sys(syscall(SYS_io_uring_enter, r->fd, k - done, 0, 0, NULL, 0));
+
+		if (got > 0)
+			done += (uint32_t)got;
+		else if (got != -EINTR && got != -EAGAIN && got != -EBUSY)
+			break;
+	}
+	if (done < k) { /* the host wants no more: take back what it has not taken */
+		atomic_store_explicit(tail, at + done, memory_order_release);
+		atomic_fetch_sub(&r->inside, k - done);
+	}
+	vac__flock_unlock(&r->submit);
+	return done;
+}
+
+/* ---- The file ---------------------------------------------------------------------------------- */
+
+static int long_enough(int fd, uint64_t bytes)
+{
+	struct stat st;
+	uint64_t size;
+
+	if (fstat(fd, &st))
+		return -errno;
+	if (S_ISBLK(st.st_mode)) {
+		if (syscall(SYS_ioctl, fd, BLKGETSIZE64, &size) < 0)
+			return -errno;
+	} else if (S_ISREG(st.st_mode)) {
+		size = (uint64_t)st.st_size;
+	} else {
+		return -EINVAL;
+	}
+	return size < bytes ? -EINVAL : 0;
+}
+
+/* The same file once more, with our own flags; a descriptor of ours in any case. */
+static int reopen(int fd)
+{
+	char path[40];
+	int r, flags = (int)vac__sys(syscall(SYS_fcntl, fd, F_GETFL));
+
+	if (flags < 0)
+		return flags;
+	if ((flags & O_ACCMODE) != O_RDWR)
+		return -EINVAL;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	r = vac__sys_open(AT_FDCWD, path, O_RDWR | O_DIRECT);
+	if (r < 0)
+		r = (int)vac__sys(syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0));
+	return r;
+}
+
+int vac__swap_open(void *ctx, int fd, uint64_t bytes, struct vac__swapfile *f)
+{
+	int r = long_enough(fd, bytes);
+
+	(void)ctx;
+	if (r < 0)
+		return r;
+	r = reopen(fd);
+	if (r < 0)
+		return r;
+	*f = (struct vac__swapfile){.fd = r, .bytes = bytes, .priv = (uintptr_t)ring_open()};
+	return 0;
+}
+
+void vac__swap_close(void *ctx, struct vac__swapfile *f)
+{
+	(void)ctx;
+	if (f->priv)
+		ring_close((struct ring *)f->priv);
+	vac__sys_close(f->fd);
+	f->fd = -1;
+}
+
+static int transfer(int fd, bool write, const struct vac__swap_run *run)
+{
+	size_t done = 0;
+
+	while (done < run->bytes) {
+		long r = vac__sys(syscall(write ? SYS_pwrite64 : SYS_pread64, fd,
+					  (char *)run->mem + done, run->bytes - done,
+					  run->off + done));
+
+		if (r == -EINTR)
+			continue;
+		if (r <= 0)
+			return r < 0 ? (int)r : -EIO;
+		done += (size_t)r;
+	}
+	return 0;
+}
+
+void vac__swap_io(void *ctx, struct vac__swapfile *f, bool write, struct vac__swap_run *run,
+		  unsigned n)
+{
+	struct ring *ring = (struct ring *)f->priv;
+	_Atomic uint32_t left = 0;
+	unsigned at = 0, k;
+
+	(void)ctx;
+	for (unsigned i = 0; i < n; i++) {
+		run[i].err = 1;
+		run[i].left = &left;
+	}
+	while (ring && n > 1 && at < n) {
+		atomic_fetch_add(&left, n - at);
+		k = submit(ring, f->fd, write, run + at, n - at);
+		atomic_fetch_sub(&left, n - at - k);
+		wait_for(ring, &left);
+		if (k == 0)
+			break;
+		at += k;
+	}
+	for (unsigned i = 0; i < n; i++)
+		if (run[i].err == 1)
+			run[i].err = transfer(f->fd, write, &run[i]);
+}

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A pool with a third of the memory that its data needs, and a disk for the rest, which takes its time and
+ * fails; and which is taken away and given back.
+ */
+#include "sim/work.h"
+
+static uint64_t disk_pages;
+static bool swapping;
+
+static int disk_on(void)
+{
+	struct vac_swap_opts o = VAC_INIT(struct vac_swap_opts);
+
+	o.fd = 3;
+	o.bytes = disk_pages * PAGE;
+	return vac_swap_on(world.pool, &o);
+}
+
+/* Takes the disk away and gives it back, as far as memory reaches. */
+static void swapper(void *arg)
+{
+	int r;
+
+	(void)arg;
+	swapping = true;
+	for (uint64_t n = sim_one_in(2) ? 1 + sim_below(4) : 0; n && !world.calm; n--) {
+		sim_sleep(sim_below(3000000));
+		r = vac_swap_off(world.pool, sim_one_in(3) ? 1 : 0);
+		sim_note("swap off: %d", r);
+		work_must(r == 0 || r == -ENOMEM || r == -ETIMEDOUT ||
+				  (r == -EIO && world.faults.disk_read),
+			  SIM_CONTENT, "an end of swap", r);
+		if (r < 0)
+			continue;
+		sim_sleep(sim_below(100000));
+		r = disk_on();
+		work_must(r == 0, SIM_CONTENT, "a swap on", r);
+	}
+	swapping = false;
+}
+
+/* Kept out of swap for a while, or not any more: what is there does not change. */
+static void lock_pages(struct writer *t)
+{
+	uint32_t n = 1 + (uint32_t)sim_below(4), first = (uint32_t)sim_below(REGION_PAGES - n);
+	bool on = sim_one_in(2) && !world.calm, starved = work_may_starve();
+	void *at = work_ptr(work_addr_of(t, first, 0));
+	int r = on ? vac_lock(world.space, at, n * PAGE) : vac_unlock(world.space, at, n * PAGE);
+
+	work_must(r == 0 || r == -ENOMEM || work_excused(r, starved), SIM_CONTENT, "a lock", r);
+}
+
+static enum op pick(enum op drawn)
+{
+	return sim_one_in(16) ? OP_OWN : drawn;
+}
+
+static void touch_all(struct writer *t)
+{
+	for (uint32_t p = 0; p < REGION_PAGES; p++)
+		work_store(t, p, 0);
+}
+
+static void draw(void)
+{
+	for (int i = OP_ADD; i < OP_OWN; i++)
+		world.ops_off |= (uint32_t)sim_one_in(3) << i;
+	world.nr_queues = (int)sim_below(2);
+	world.steps_left *= 2;
+	world.tight = world.offline_swaps = true;
+	world.faults.disk_slow = sim_one_in(2) ? 30000 : 0;
+	if (world.cfg.faults) {
+		world.faults.disk_read = sim_one_in(2) ? 12 : 0;
+		world.faults.disk_write = sim_one_in(2) ? 12 : 0;
+	}
+	swapping = false;
+	world.pool_flags_on = sim_one_in(3) ? VAC_POOL_COMPACT : 0;
+}
+
+/* A third of what is needed, but room for what may be pinned at once. */
+static void size(uint32_t *pbs, uint64_t *need)
+{
+	uint64_t least = 2 + (uint64_t)world.nr_writers;
+	int r;
+
+	if (pbs && *pbs > 2)
+		*pbs = 2;
+	if (!need)
+		return;
+	disk_pages = *need * VAC__PB_PAGES + 32;
+	*need = *need / 3 > least ? *need / 3 : least;
+	r = disk_on();
+	work_must(r == 0, SIM_CONTENT, "a swap on", r);
+}
+
+/* What is locked into memory may be more than there is. */
+static void calm(void)
+{
+	while (swapping)
+		sim_sleep(100000);
+	vac_unlock(world.space, work_ptr(world.base), vac_space_bytes(world.space));
+	for (int i = 0; i < world.nr_writers; i++)
+		for (uint32_t p = 0; p < REGION_PAGES; p++)
+			vac_unlock(world.space, work_ptr(work_addr_of(&world.writer[i], p, 0)),
+				   PAGE);
+}
+
+const struct work_kind work_swap = {
+	.name = "swap",
+	.draw = draw,
+	.pick = pick,
+	.own = {lock_pages},
+	.size = size,
+	.begin = touch_all,
+	.more = swapper,
+	.more_name = "swapper",
+	.nr_more = 1,
+	.calm = calm,
+};
