@@ -123,6 +123,8 @@
  * - A snapshot that is read costs a fault for each pageblock (or run of it that lies together), and host mappings
  *   only where it is touched.
  * - A write needs memory for the copy: where there is none it is SIGBUS, as for a page touched first.
+ * - Under the SIGSEGV guard the memory is read-only for as long as the call takes, pinned or not: a system
+ *   call of another thread that writes there at that moment answers EFAULT, and may be made again.
  * - Snapshots and swap do not go together in one pool yet: vac_space_snapshot() answers -EOPNOTSUPP where a
  *   swap file is or was in use.
  * - Memory handed to the kernel without vac_pin(): what such a transfer writes belongs to whoever keeps the
@@ -769,7 +771,7 @@ int vac_unpin(struct vac_pool *pool, uint64_t pin);
 /*
  * The rule: under the userfaultfd guard the kernel may touch pool memory at any time, as a thread
  * may. Under SIGSEGV a system call that reads a page which is not filled in, or writes one which is
- * not filled in, leaving or not yet writable, gets EFAULT there. vacate(7) lists some eighty cases
+ * not filled in, swapped out, leaving, shared with a snapshot or not yet writable, gets EFAULT there. vacate(7) lists some eighty cases
  * one by one, as tested. Two cures: vac_prefault() makes it unlikely, a pin impossible; and for the
  * common calls there are the functions below, which need neither.
  */

@@ -16,17 +16,6 @@
 
 #define P VAC_PAGE_BYTES
 
-static int swap_file(size_t bytes)
-{
-	char path[] = "/var/tmp/vacate-test-swap-XXXXXX";
-	int fd = mkstemp(path);
-
-	MUST(fd >= 0);
-	unlink(path);
-	MUST(ftruncate(fd, (off_t)bytes) == 0);
-	return fd;
-}
-
 static int swap_on(struct vac_pool *pool, int fd, size_t bytes)
 {
 	struct vac_swap_opts o = VAC_INIT(struct vac_swap_opts);
@@ -40,7 +29,7 @@ static int swap_on(struct vac_pool *pool, int fd, size_t bytes)
 static struct vac_pool *pool_for(size_t data)
 {
 	struct vac_pool *pool = t_pool(MIB(4), (unsigned)(data / 2 / MIB(4)));
-	int fd = swap_file(2 * data);
+	int fd = t_swap_file(2 * data);
 
 	assert_ok(swap_on(pool, fd, 2 * data));
 	close(fd);
@@ -154,7 +143,7 @@ static void test_everything(void **state UNUSED)
 	all.space = t_space(all.pool, REGIONS * all.bytes);
 	all.mem = t_map(all.space, REGIONS * all.bytes, 0);
 	{
-		int fd = swap_file(MIB(64));
+		int fd = t_swap_file(MIB(64));
 
 		assert_ok(swap_on(all.pool, fd, MIB(64)));
 		close(fd);
@@ -192,7 +181,7 @@ static void test_third_leaves(void **state UNUSED)
 	size_t bytes = MIB(40);
 	struct vac_pool *pool = t_pool(MIB(4), 6);
 	struct vac_space *s = t_space(pool, bytes);
-	int fd = swap_file(2 * bytes);
+	int fd = t_swap_file(2 * bytes);
 	char *mem;
 
 	assert_ok(swap_on(pool, fd, 2 * bytes));
@@ -218,7 +207,7 @@ static void test_off_under_load(void **state UNUSED)
 
 	all.bytes = MIB(4);
 	all.pool = t_pool(MIB(4), 4);
-	fd = swap_file(MIB(64));
+	fd = t_swap_file(MIB(64));
 	all.space = t_space(all.pool, MIB(40));
 	all.mem = t_map(all.space, REGIONS * all.bytes, VAC_MAP_NOHUGE);
 	team_start(&team, REGIONS, owner, NULL);
@@ -438,7 +427,7 @@ static void test_fork(void **state UNUSED)
 
 	o.flags |= VAC_POOL_FORK_COPY;
 	pool = t_open(&o, 3);
-	fd = swap_file(MIB(64));
+	fd = t_swap_file(MIB(64));
 	assert_ok(swap_on(pool, fd, MIB(64)));
 	close(fd);
 	s = t_space(pool, MIB(24));
@@ -461,7 +450,7 @@ static void test_refused(void **state UNUSED)
 {
 	struct vac_pool *pool = t_pool(MIB(4), 2);
 	struct vac_swap_opts o = VAC_INIT(struct vac_swap_opts);
-	int fd = swap_file(MIB(4)), p[2];
+	int fd = t_swap_file(MIB(4)), p[2];
 	struct vac_space *shot;
 
 	assert_int_equal(vac_swap_on(pool, NULL), -EINVAL);
@@ -487,7 +476,7 @@ static void test_refused(void **state UNUSED)
 	close(fd);
 	t_close(pool);
 	pool = t_pool(MIB(4), 1);
-	fd = swap_file(MIB(4));
+	fd = t_swap_file(MIB(4));
 	assert_int_equal(swap_on(pool, fd, P), -EINVAL);
 	assert_ok(vac_space_snapshot(t_space(pool, MIB(2)), NULL, &shot));
 	assert_ok(vac_space_destroy(shot));

@@ -5,7 +5,8 @@
  *
  *	untouched	mapped, and nothing there yet
  *	leaving		write-protected by a migration that is stopped half way
- *	(swapped, shared by a snapshot: a state is a line of states[] and a function more)
+ *	shared		by a snapshot, shown and not to be written: to the kernel as one that is leaving
+ *	swapped		written out: as one that is untouched
  *
  * Under userfaultfd every call does what it does on any memory. Under SIGSEGV it answers what the
  * table says, and each cure helps: prefault, a pin, the wrapper of the library where there is one.
@@ -86,9 +87,9 @@ static void leave_end(struct leaver *l)
 
 /* ---- One attempt ------------------------------------------------------------------------------ */
 
-enum state { PRESENT, UNTOUCHED, LEAVING };
+enum state { PRESENT, UNTOUCHED, LEAVING, SHARED, SWAPPED };
 enum way { BARE, PREFAULT, PIN, WRAPPER };
-static const char *const state_name[] = {"present", "untouched", "leaving"};
+static const char *const state_name[] = {"present", "untouched", "leaving", "shared", "swapped"};
 static const char *const way_name[] = {"bare", "after vac_prefault()", "pinned",
 				       "by the library's own"};
 
@@ -260,21 +261,56 @@ static void run_leaving(struct attempt *a, struct vac_space *s, enum outcome wan
 	judge(a, LEAVING, want);
 }
 
+/* The snapshot shows what was there before, whatever the call has done. */
+static void run_shared(struct attempt *a, struct vac_space *s, enum outcome want)
+{
+	struct vac_space *shot;
+	char before[VAC_PAGE_BYTES];
+	const char *old;
+
+	memcpy(before, a->buf, sizeof(before));
+	assert_ok(vac_space_snapshot(s, NULL, &shot));
+	old = vac_space_translate(s, a->buf, shot);
+	/* Shown again, where the snapshot has hidden it: a write is then an event of another kind. */
+	assert_int_equal(*(volatile char *)a->buf, before[0]);
+	make_call(a);
+	judge(a, SHARED, want);
+	assert_memory_equal(old, before, sizeof(before));
+	assert_ok(vac_space_destroy(shot));
+}
+
+static void run_swapped(struct attempt *a, struct vac_space *s, enum outcome want)
+{
+	struct vac_pool *pool = vac_space_pool(s);
+	uint64_t give_up = t_ms() + 30000;
+
+	while (t_page(s, a->buf).present == 1) {
+		MUST(t_ms() <
+		     give_up); /* another reclaim, or the kernel, may be at it for a moment */
+		vac__reclaim_pageblock(pool, (uint32_t)t_page(s, a->buf).pfn & ~511u);
+	}
+	assert_int_equal(t_page(s, a->buf).present, 3);
+	make_call(a);
+	judge(a, SWAPPED, want);
+}
+
 static const struct {
 	void (*run)(struct attempt *a, struct vac_space *s, enum outcome want);
 	bool fill; /* the page is touched before */
 } states[] = {
-	[PRESENT] = {run_present, true},
-	[UNTOUCHED] = {run_untouched, false},
-	[LEAVING] = {run_leaving, true},
+	[PRESENT] = {run_present, true}, [UNTOUCHED] = {run_untouched, false},
+	[LEAVING] = {run_leaving, true}, [SHARED] = {run_shared, true},
+	[SWAPPED] = {run_swapped, true},
 };
 
 /* What the SIGSEGV guard makes of a bare call. */
 static enum outcome listed(const struct call *c, enum state state)
 {
 	switch (state) {
-	case UNTOUCHED: return c->untouched;
-	case LEAVING: return c->leaving;
+	case UNTOUCHED:
+	case SWAPPED: return c->untouched;
+	case LEAVING:
+	case SHARED: return c->leaving;
 	default: return c->untouched == NO ? NO : OK;
 	}
 }
@@ -323,6 +359,14 @@ static void all_calls(enum vac_guard guard, enum state state)
 	assert_ok(vac_pool_close(pool));
 	pool = t_open(&o, BLOCKS);
 	s = t_space(pool, MIB(16));
+	if (state == SWAPPED) {
+		struct vac_swap_opts so = VAC_INIT(struct vac_swap_opts);
+
+		so.fd = t_swap_file(MIB(32));
+		so.bytes = MIB(32);
+		assert_ok(vac_swap_on(pool, &so));
+		close(so.fd);
+	}
 	for (unsigned i = 0; i < COUNT(calls); i++) {
 		for (enum way way = BARE; way <= WRAPPER; way++)
 			one(&calls[i], s, guard, state, way, &cannot);
@@ -340,6 +384,10 @@ static void all_calls(enum vac_guard guard, enum state state)
 STATE_TEST(test_sigsegv_present, VAC_GUARD_SIGSEGV, PRESENT)
 STATE_TEST(test_sigsegv_untouched, VAC_GUARD_SIGSEGV, UNTOUCHED)
 STATE_TEST(test_sigsegv_leaving, VAC_GUARD_SIGSEGV, LEAVING)
+STATE_TEST(test_sigsegv_shared, VAC_GUARD_SIGSEGV, SHARED)
+STATE_TEST(test_sigsegv_swapped, VAC_GUARD_SIGSEGV, SWAPPED)
+STATE_TEST(test_userfaultfd_shared, VAC_GUARD_USERFAULTFD, SHARED)
+STATE_TEST(test_userfaultfd_swapped, VAC_GUARD_USERFAULTFD, SWAPPED)
 STATE_TEST(test_userfaultfd_present, VAC_GUARD_USERFAULTFD, PRESENT)
 STATE_TEST(test_userfaultfd_untouched, VAC_GUARD_USERFAULTFD, UNTOUCHED)
 STATE_TEST(test_userfaultfd_leaving, VAC_GUARD_USERFAULTFD, LEAVING)
@@ -407,6 +455,10 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_sigsegv_present),
 		cmocka_unit_test(test_sigsegv_untouched),
 		cmocka_unit_test(test_sigsegv_leaving),
+		cmocka_unit_test(test_sigsegv_shared),
+		cmocka_unit_test(test_sigsegv_swapped),
+		cmocka_unit_test(test_userfaultfd_shared),
+		cmocka_unit_test(test_userfaultfd_swapped),
 		cmocka_unit_test(test_userfaultfd_present),
 		cmocka_unit_test(test_userfaultfd_untouched),
 		cmocka_unit_test(test_userfaultfd_leaving),

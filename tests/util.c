@@ -320,6 +320,17 @@ bool can_write(void *p)
 	return probe(p, true);
 }
 
+int t_swap_file(size_t bytes)
+{
+	char path[] = "/var/tmp/vacate-test-swap-XXXXXX";
+	int fd = mkstemp(path);
+
+	MUST(fd >= 0);
+	unlink(path);
+	MUST(ftruncate(fd, (off_t)bytes) == 0);
+	return fd;
+}
+
 void t_file(char *path, size_t max, unsigned pages, bool in)
 {
 	static char buf[4096] __attribute__((aligned(4096)));

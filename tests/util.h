@@ -91,6 +91,8 @@ void pat_fill(void *p, size_t bytes, uint64_t seed);
 long pat_bad(const void *p, size_t bytes, uint64_t seed);
 long zero_bad(const void *p, size_t bytes);
 
+/* A file without a name, on a disk; the caller closes it. */
+int t_swap_file(size_t bytes);
 /* A new file of so many pages, on a disk (VAC_TEST_DIR, or /var/tmp), that anybody may write; `in`: page i
  * is pat_fill()ed with seed i. path takes its name; the caller unlinks it. */
 void t_file(char *path, size_t max, unsigned pages, bool in);
