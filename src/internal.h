@@ -571,8 +571,18 @@ void vac__family_leave(struct vac_pool *pool, struct vac_space *s);
 struct vac_space *vac__rmap_first(struct vac_pool *pool, uint32_t family);
 struct vac_space *vac__rmap_find(struct vac_pool *pool, uint32_t family, uint32_t id);
 
-/* ---- space.c ---- */
+/* ---- vma.c ---- */
+uint32_t vac__vma_after(const struct vac_space *s, uint32_t page);
 const struct vac__vma *vac__vma_find(const struct vac_space *s, uint32_t page);
+void vac__vma_insert(struct vac_space *s, uint32_t at, struct vac__vma v);
+void vac__vma_cut(struct vac_space *s, uint32_t page);
+void vac__vma_merge_around(struct vac_space *s, uint32_t first, uint32_t end);
+bool vac__vma_room(const struct vac_space *s);
+void vac__vma_remove(struct vac_space *s, uint32_t first, uint32_t end);
+bool vac__vma_covers(const struct vac_space *s, uint32_t first, uint32_t end);
+bool vac__vma_hole(const struct vac_space *s, uint32_t n, uint32_t align, uint32_t *first);
+
+/* ---- space.c ---- */
 int vac__space_create(struct vac_pool *pool, uint64_t bytes, const char *name,
 		      struct vac_space *kin, struct vac_space **out);
 int vac__space_destroy(struct vac_space *s);

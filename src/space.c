@@ -1,129 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Spaces and their VMAs: create, destroy, map, unmap, protect, advise.
+ * Spaces: create, destroy, map, unmap, protect, advise.
  *
- * Invariants: the VMAs of a space are a sorted array of disjoint runs, no two of which touch and
- * agree; guarded by the space's lock, and for whoever holds the family's lock, frozen. A call that
- * fails has changed nothing: everything that may fail (splits of huge folios, host mappings, room
- * in the array) comes before the first entry is touched.
+ * Invariant: a call that fails has changed nothing. Everything that may fail (splits of huge folios, host
+ * mappings, room in the array of VMAs) comes before the first entry is touched.
  */
 #include "internal.h"
-
-/* ---- The array ------------------------------------------------------------------------------ */
-
-/* Index of the first VMA that ends after page. */
-static uint32_t vma_after(const struct vac_space *s, uint32_t page)
-{
-	uint32_t lo = 0, hi = s->nr_vmas;
-
-	while (lo < hi) {
-		uint32_t mid = lo + (hi - lo) / 2;
-
-		if (s->vmas[mid].end > page)
-			hi = mid;
-		else
-			lo = mid + 1;
-	}
-	return lo;
-}
-
-const struct vac__vma *vac__vma_find(const struct vac_space *s, uint32_t page)
-{
-	uint32_t i = vma_after(s, page);
-
-	return i < s->nr_vmas && s->vmas[i].start <= page ? &s->vmas[i] : NULL;
-}
-
-static void vma_insert(struct vac_space *s, uint32_t at, struct vac__vma v)
-{
-	if (s->nr_vmas % 65536 == 0) /* see dense() */
-		vac__port_table_dense(s->vmas, s->cap_vmas * sizeof(v), 0,
-				      (s->nr_vmas + 65536) * sizeof(v));
-	memmove(&s->vmas[at + 1], &s->vmas[at], (s->nr_vmas - at) * sizeof(v));
-	s->vmas[at] = v;
-	s->nr_vmas++;
-}
-
-/* Make page a border, if something is mapped across it. */
-static void vma_cut(struct vac_space *s, uint32_t page)
-{
-	uint32_t i = vma_after(s, page);
-
-	if (i < s->nr_vmas && s->vmas[i].start < page) {
-		struct vac__vma left = s->vmas[i];
-
-		left.end = page;
-		s->vmas[i].start = page;
-		vma_insert(s, i, left);
-	}
-}
-
-static void vma_merge_around(struct vac_space *s, uint32_t first, uint32_t end)
-{
-	uint32_t i = vma_after(s, first ? first - 1 : 0);
-
-	while (i + 1 < s->nr_vmas && s->vmas[i].start <= end) {
-		struct vac__vma *a = &s->vmas[i], *b = a + 1;
-
-		if (a->end != b->start || a->prot != b->prot || a->nohuge != b->nohuge ||
-		    a->locked != b->locked) {
-			i++;
-			continue;
-		}
-		a->end = b->end;
-		memmove(b, b + 1, (s->nr_vmas - i - 2) * sizeof(*b));
-		s->nr_vmas--;
-	}
-}
-
-/* Room for the two borders that a change may add. */
-static bool vma_room(const struct vac_space *s)
-{
-	return s->nr_vmas + 3 <= s->cap_vmas;
-}
-
-static void vma_remove(struct vac_space *s, uint32_t first, uint32_t end)
-{
-	uint32_t i, j;
-
-	vma_cut(s, first);
-	vma_cut(s, end);
-	i = vma_after(s, first);
-	for (j = i; j < s->nr_vmas && s->vmas[j].start < end; j++)
-		;
-	memmove(&s->vmas[i], &s->vmas[j], (s->nr_vmas - j) * sizeof(s->vmas[0]));
-	s->nr_vmas -= j - i;
-}
-
-/* Is every page of the range mapped? */
-static bool vma_covers(const struct vac_space *s, uint32_t first, uint32_t end)
-{
-	for (uint32_t i = vma_after(s, first); first < end; i++) {
-		if (i == s->nr_vmas || s->vmas[i].start > first)
-			return false;
-		first = s->vmas[i].end;
-	}
-	return true;
-}
-
-/* A hole of n pages, from a multiple of align on. */
-static bool vma_hole(const struct vac_space *s, uint32_t n, uint32_t align, uint32_t *first)
-{
-	uint64_t at = 0;
-
-	for (uint32_t i = 0; i <= s->nr_vmas; i++) {
-		uint32_t end = i < s->nr_vmas ? s->vmas[i].start : s->pages;
-
-		at = (at + align - 1) / align * align;
-		if (at + n <= end) {
-			*first = (uint32_t)at;
-			return true;
-		}
-		if (i < s->nr_vmas)
-			at = s->vmas[i].end;
-	}
-	return false;
-}
 
 /* ---- Holes ------------------------------------------------------------------------------------- */
 
@@ -470,7 +352,9 @@ static int change_begin(struct vac_space *s, struct change *c)
 		vac__add(&pool->offliners, 1);
 		seen = vac__event_read(&pool->progress);
 		vac__wrlock(&s->lock, VAC__RANK_SPACE);
-		r = !vma_room(s) || (c->whole && !vma_covers(s, c->first, c->end)) ? -ENOMEM : 0;
+		r = !vac__vma_room(s) || (c->whole && !vac__vma_covers(s, c->first, c->end))
+			    ? -ENOMEM
+			    : 0;
 		if (r == 0)
 			r = vac__split_at(s, c->first, &pfn, &ticket);
 		if (r == 0)
@@ -526,7 +410,7 @@ static long cuts_at(struct vac_space *s, uint32_t page)
 static int hide(struct vac_space *s, uint32_t first, uint32_t end)
 {
 	const struct vac__mem_ops *mem = s->pool->mem;
-	uint32_t i = vma_after(s, first);
+	uint32_t i = vac__vma_after(s, first);
 	int r = 0;
 
 	while (r == 0 && i < s->nr_vmas && s->vmas[i].start < end) {
@@ -575,7 +459,7 @@ static int drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget)
 	if (r == 0)
 		vac__zap(s, first, end);
 	if (r == 0 && forget)
-		vma_remove(s, first, end);
+		vac__vma_remove(s, first, end);
 	book_vmas(s, vmas);
 	vac__port_vma_charge(-cuts, true);
 	change_end(s);
@@ -620,16 +504,16 @@ static int map(struct vac_space *s, uint32_t first, uint32_t pages, bool fixed, 
 	int r = 0;
 
 	vac__wrlock(&s->lock, VAC__RANK_SPACE);
-	if (!vma_room(s) || !vac__port_vma_charge(VMAS_EACH, false)) {
+	if (!vac__vma_room(s) || !vac__port_vma_charge(VMAS_EACH, false)) {
 		vac__wrunlock(&s->lock, VAC__RANK_SPACE);
 		return -ENOMEM;
 	}
 	vmas = s->nr_vmas;
 	if (fixed) {
-		i = vma_after(s, first);
+		i = vac__vma_after(s, first);
 		if (i < s->nr_vmas && s->vmas[i].start < first + pages)
 			r = -EEXIST;
-	} else if (!vma_hole(s, pages, pages >= VAC__PB_PAGES ? VAC__PB_PAGES : 1, &first)) {
+	} else if (!vac__vma_hole(s, pages, pages >= VAC__PB_PAGES ? VAC__PB_PAGES : 1, &first)) {
 		r = -ENOMEM;
 	}
 	if (r == 0 && prot)
@@ -640,8 +524,8 @@ static int map(struct vac_space *s, uint32_t first, uint32_t pages, bool fixed, 
 		v.end = first + pages;
 		/* A new VMA has no entries yet, but reclaim looks at whether VMAs are locked. */
 		vac__wrlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
-		vma_insert(s, vma_after(s, first), v);
-		vma_merge_around(s, first, v.end);
+		vac__vma_insert(s, vac__vma_after(s, first), v);
+		vac__vma_merge_around(s, first, v.end);
 		vac__wrunlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
 		dense(s, first, v.end);
 	}
@@ -777,7 +661,8 @@ static int turn_holes(struct vac_space *s, uint32_t first, uint32_t *end, bool r
 	const struct vac__mem_ops *mem = s->pool->mem;
 	void *ctx = s->pool->mem_ctx;
 
-	for (uint32_t i = vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < *end; i++) {
+	for (uint32_t i = vac__vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < *end;
+	     i++) {
 		const struct vac__vma *v = &s->vmas[i];
 		uint32_t at = v->start > first ? v->start : first;
 		uint32_t stop = v->end < *end ? v->end : *end;
@@ -814,11 +699,11 @@ static void protect_locked(struct vac_space *s, uint32_t first, uint32_t end, in
 					  (size_t)(to - at) << VAC__PAGE_SHIFT, want) < 0)
 			VAC__BUG("the host refuses rights of whole mappings");
 	vac__entries_protect(s, first, end, (unsigned)prot);
-	vma_cut(s, first);
-	vma_cut(s, end);
-	for (uint32_t i = vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < end; i++)
+	vac__vma_cut(s, first);
+	vac__vma_cut(s, end);
+	for (uint32_t i = vac__vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < end; i++)
 		s->vmas[i].prot = (uint8_t)prot;
-	vma_merge_around(s, first, end);
+	vac__vma_merge_around(s, first, end);
 	book_vmas(s, vmas);
 }
 
@@ -897,19 +782,19 @@ static int mark(struct vac_space *s, uint32_t first, uint32_t end, enum mark m)
 	vac__wrlock(&s->lock, VAC__RANK_SPACE);
 	vac__wrlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
 	vmas = s->nr_vmas;
-	if (!vma_room(s) || !vma_covers(s, first, end)) {
+	if (!vac__vma_room(s) || !vac__vma_covers(s, first, end)) {
 		r = -ENOMEM;
 	} else {
-		vma_cut(s, first);
-		vma_cut(s, end);
-		for (uint32_t i = vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < end;
-		     i++) {
+		vac__vma_cut(s, first);
+		vac__vma_cut(s, end);
+		for (uint32_t i = vac__vma_after(s, first);
+		     i < s->nr_vmas && s->vmas[i].start < end; i++) {
 			if (m == MARK_HUGE || m == MARK_NOHUGE)
 				s->vmas[i].nohuge = m == MARK_NOHUGE;
 			else
 				s->vmas[i].locked = m == MARK_LOCKED;
 		}
-		vma_merge_around(s, first, end);
+		vac__vma_merge_around(s, first, end);
 	}
 	book_vmas(s, vmas);
 	vac__wrunlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
