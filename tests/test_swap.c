@@ -210,6 +210,8 @@ static void test_off_under_load(void **state UNUSED)
 	fd = t_swap_file(MIB(64));
 	all.space = t_space(all.pool, MIB(40));
 	all.mem = t_map(all.space, REGIONS * all.bytes, VAC_MAP_NOHUGE);
+	/* All of it takes room from the start, however slowly the owners come to it. */
+	memset(all.mem, 0, REGIONS * all.bytes);
 	team_start(&team, REGIONS, owner, NULL);
 	for (int i = 0; i < 6; i++) {
 		void *more;
