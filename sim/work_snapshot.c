@@ -225,9 +225,11 @@ static void round_of(int me)
 		last[w] = world.writer[w].seq;
 	for (uint32_t p = 0; p < pages(); p++)
 		gen[p] = world.writer[p / REGION_PAGES].page[p % REGION_PAGES].gen;
-	for (uint64_t n = 10 + sim_below(30); n; n--)
-		judge(a, before, last, gen, (uint32_t)sim_below(pages()),
-		      (uint32_t)sim_below(WORDS));
+	for (uint64_t n = 10 + sim_below(30); n; n--) {
+		uint32_t page = (uint32_t)sim_below(pages());
+
+		judge(a, before, last, gen, page, (uint32_t)sim_below(WORDS));
+	}
 	use(a, sim_below(12));
 	if (sim_one_in(2) && take(a->space, b) == 0) {
 		uint64_t base = b->base;

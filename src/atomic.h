@@ -25,9 +25,21 @@ void vac__sim_sync(const char *name, uint64_t arg);
 #define VAC__SYNC(name, arg) ((void)0)
 #endif
 
-#define vac__ld_rlx(p) (VAC__POINT(p), atomic_load_explicit((p), memory_order_relaxed))
-#define vac__ld_acq(p) (VAC__POINT(p), atomic_load_explicit((p), memory_order_acquire))
-#define vac__ld(p) (VAC__POINT(p), atomic_load((p)))
+/* Two loads in one expression: a compiler may make both turns first and then both loads, and gcc does
+ * where clang does not. So that a seed means one schedule, the simulator's load is one piece. */
+#ifdef VAC_SIM
+#define VAC__LOAD(p, order)                                                          \
+	__extension__({                                                              \
+		VAC__POINT(p);                                                       \
+		__auto_type load_ = atomic_load_explicit((p), memory_order_##order); \
+		load_;                                                               \
+	})
+#else
+#define VAC__LOAD(p, order) atomic_load_explicit((p), memory_order_##order)
+#endif
+#define vac__ld_rlx(p) VAC__LOAD(p, relaxed)
+#define vac__ld_acq(p) VAC__LOAD(p, acquire)
+#define vac__ld(p) VAC__LOAD(p, seq_cst)
 #define vac__st_rlx(p, v) (VAC__POINT(p), atomic_store_explicit((p), (v), memory_order_relaxed))
 #define vac__st_rel(p, v) (VAC__POINT(p), atomic_store_explicit((p), (v), memory_order_release))
 #define vac__st(p, v) (VAC__POINT(p), atomic_store((p), (v)))
