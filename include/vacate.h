@@ -356,7 +356,7 @@ struct vac_swap_opts {
 /*
  * Use a file for swap. One at a time. The file is read and written past the page cache where it can be.
  * It takes the room that it needs as it is written, if it is sparse: then running out of room is an error
- * in writing, as above.
+ * in writing, as above. So is writing to a file that somebody has made shorter.
  *
  * A pool that has had a swap file takes no snapshots, and one that has taken a snapshot no swap file: what
  * several spaces share is not swapped yet.
