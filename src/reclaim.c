@@ -252,27 +252,42 @@ static unsigned linear(struct vac_pool *pool, const struct out *o, unsigned n, b
 	return k;
 }
 
+/* The frame is held from outside: if it is one of these it stays. */
+static void held_one(struct vac_pool *pool, struct out *o, unsigned n, uint32_t pfn)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (o[i].pfn != pfn || o[i].failed)
+			continue;
+		o[i].failed = true;
+		vac__stat_add(&pool->c.foreign_held, 1);
+	}
+}
+
 /* Nothing leads to these frames any more. Whoever outside the engine holds one has it from before: it must
  * stay. Where the platform cannot tell, that is a limit which vacate.h states. */
 static void look(struct vac_pool *pool, struct out *o, unsigned n)
 {
 	for (unsigned i = 0, k; i < n; i += k) {
-		size_t off, at = 0, page;
 		struct vac__backing *b = &vac__pfn_block(pool, o[i].pfn)->backing;
+		uint32_t c = o[i].pfn / CLUSTER, first = UINT32_MAX, last = 0;
+		size_t off, at = 0, page, bytes;
 
-		k = 1;
-		if (o[i].failed)
+		/* One question for a cluster of frames, in whatever order their pages are. */
+		for (k = 0; i + k < n && o[i + k].pfn / CLUSTER == c; k++) {
+			if (o[i + k].failed)
+				continue;
+			first = o[i + k].pfn < first ? o[i + k].pfn : first;
+			last = o[i + k].pfn > last ? o[i + k].pfn : last;
+		}
+		if (first > last)
 			continue;
-		k = linear(pool, o + i, n - i, false);
-		off = (size_t)(o[i].pfn & ((UINT32_C(1) << pool->block_shift) - 1))
-		      << VAC__PAGE_SHIFT;
-		while (at < (size_t)k << VAC__PAGE_SHIFT &&
-		       pool->mem->held(pool->mem_ctx, b, off + at,
-				       ((size_t)k << VAC__PAGE_SHIFT) - at, NULL, &page) == 1) {
+		off = (size_t)(first & ((UINT32_C(1) << pool->block_shift) - 1)) << VAC__PAGE_SHIFT;
+		bytes = (size_t)(last - first + 1) << VAC__PAGE_SHIFT;
+		while (at < bytes &&
+		       pool->mem->held(pool->mem_ctx, b, off + at, bytes - at, NULL, &page) == 1) {
 			at = page - off;
-			o[i + (at >> VAC__PAGE_SHIFT)].failed = true;
+			held_one(pool, &o[i], k, first + (uint32_t)(at >> VAC__PAGE_SHIFT));
 			at += VAC_PAGE_BYTES;
-			vac__stat_add(&pool->c.foreign_held, 1);
 		}
 	}
 }
