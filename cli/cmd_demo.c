@@ -2,7 +2,9 @@
 /*
  * vacate demo: the main job in one command. A pool is filled with real files and with records,
  * threads work on all of it and check every byte, and meanwhile every block is taken away, given
- * back to the system and added again, in turn, three times.
+ * back to the system and added again, in turn, three times. Two groups work on snapshots: one sums
+ * each twice, one saves them to a file. Then the same with swap: twice the data that a second, smaller
+ * pool has memory for (demo_swap.c).
  *
  * The exit status is 0 only if no byte differs, every sum is exact, the pool's own check finds
  * nothing, and every block could leave.
@@ -16,6 +18,7 @@
 #include <unistd.h>
 
 #include "cmd.h"
+#include "demo_swap.h"
 #include "files.h"
 #include "opt.h"
 #include "out.h"
@@ -35,6 +38,9 @@
 #define OFFLINE_TRIES 3 /* before an offline has failed for good */
 #define HANG_S 60
 #define WARM_NS 1000000000u
+#define SNAPSHOTS_BYTES (32 * MIB) /* of which each of their two groups takes an eighth, at most */
+#define SWAP_BYTES (64 * MIB)      /* memory of the pool that swaps, at most */
+#define SWAP_NS 3000000000u
 #define HOLD_WAIT_NS 3000000000u
 
 static const struct opt_ctx ctx = {"demo"};
@@ -45,6 +51,7 @@ struct demo {
 	struct session s;
 	struct wl_run run;
 	struct file_set files;
+	struct demo_swap swap;
 	bool json;
 	bool custom; /* sizes come from the user */
 	uint64_t passes;
@@ -188,7 +195,8 @@ static int parse(struct demo *d, int argc, char **argv)
 /* What the process needs beside the pool: versions of records, checksums, threads, files' names. */
 static uint64_t memory_needed(uint64_t pool_bytes)
 {
-	return pool_bytes + pool_bytes / 32 + 64 * MIB;
+	return pool_bytes + pool_bytes / 32 + 64 * MIB +
+	       (pool_bytes / 8 < SWAP_BYTES ? pool_bytes / 8 : SWAP_BYTES);
 }
 
 /* A machine or a cgroup that is too small gets a smaller demonstration, said so. */
@@ -272,6 +280,12 @@ static int fill(struct demo *d)
 		err = wl_run_add(&d->run, &wl_read, 1, bytes);
 	if (!err)
 		err = wl_run_add(&d->run, &wl_holder, 1, 0);
+	for (int i = 0; i < 2 && !err; i++) {
+		err = wl_run_add(&d->run, i ? &wl_backup : &wl_snapshots, 2,
+				 bytes / 4 < SNAPSHOTS_BYTES ? bytes / 4 : SNAPSHOTS_BYTES);
+		if (!err)
+			fixed += d->run.groups[d->run.n_groups - 1].bytes;
+	}
 	if (!err)
 		err = wl_run_add(&d->run, &wl_records, threads_for(8),
 				 bytes > fixed ? bytes - fixed : VAC_PAGE_BYTES);
@@ -525,8 +539,8 @@ static void print_memory(const struct demo *d)
 
 static bool passed(struct demo *d)
 {
-	return !atomic_load(&d->run.faults) && !d->failed && !d->files.differing &&
-	       !atomic_load(&d->run.interrupted) && d->cycles;
+	return !atomic_load(&d->run.faults) && !d->swap.errors && !d->swap.failed && d->swap.done &&
+	       !d->failed && !d->files.differing && !atomic_load(&d->run.interrupted) && d->cycles;
 }
 
 static int print_text(struct demo *d)
@@ -547,10 +561,11 @@ static int print_text(struct demo *d)
 		       fs->changed);
 	putchar('\n');
 	print_memory(d);
+	demo_swap_print(&d->swap);
 	printf("writer's worst wait: %.1f ms while blocks left, %.1f ms while none did\n",
 	       (double)sum_of(d, WL_NO_BLOCK).writer_worst_ns / 1e6,
 	       (double)d->before_worst_ns / 1e6);
-	printf("errors: %" PRIu64 "\n%s\n", atomic_load(&d->run.faults),
+	printf("errors: %" PRIu64 "\n%s\n", atomic_load(&d->run.faults) + d->swap.errors,
 	       passed(d)                          ? "PASSED: every block has left, nothing was lost"
 	       : atomic_load(&d->run.interrupted) ? "INTERRUPTED"
 						  : "FAILED");
@@ -631,6 +646,7 @@ static int print_json(struct demo *d)
 		json_pack("{s:I, s:i, s:I, s:I}", "given_back_bytes", (json_int_t)all.given_back,
 			  "cgroup_version", d->s.memcg.version, "allocated_bytes",
 			  (json_int_t)all.touched, "cgroup_fall_bytes", (json_int_t)all.fall));
+	json_object_set_new(j, "swap", demo_swap_json(&d->swap));
 	json_object_set_new(j, "verify",
 			    json_pack("{s:I, s:I}", "checked", (json_int_t)wl_checked(&d->run),
 				      "errors", (json_int_t)atomic_load(&d->run.faults)));
@@ -672,6 +688,16 @@ static int run_demo(struct demo *d)
 		if (!broken)
 			session_check(&d->s, run, d->used_frames);
 		files_compare(&d->files, run);
+		if (!broken) {
+			d->swap.pool_bytes = d->s.pool_bytes / 8 < SWAP_BYTES ? d->s.pool_bytes / 8
+									      : SWAP_BYTES;
+			d->swap.seed = run->seed;
+			d->swap.guard = d->s.guard;
+			d->swap.limit_ns = SWAP_NS;
+			broken = demo_swap_run(&d->swap) < 0;
+			if (d->swap.interrupted)
+				atomic_store(&run->interrupted, true);
+		}
 		d->total_s = (double)(wl_now_ns() - t0) / 1e9;
 		err = d->json ? print_json(d) : print_text(d);
 		if (err)

@@ -106,6 +106,23 @@ static int row(void *arg, const struct vac__ctl_block *b)
 	return 0;
 }
 
+/* Nothing where there is no swap file. */
+static void print_swap(const struct vac__ctl_pool *p)
+{
+	char used[SIZE_TEXT_MAX], all[SIZE_TEXT_MAX];
+
+	if (!p->swap_slots)
+		return;
+	printf("  swap: %s of %s used; pages in: %" PRIu64 ", out: %" PRIu64
+	       ", needed again on their way: %" PRIu64 "; errors: %" PRIu64,
+	       size_text(frames(p->swap_used), used, sizeof(used)),
+	       size_text(frames(p->swap_slots), all, sizeof(all)), p->swap_in, p->swap_out,
+	       p->swap_second_chances, p->swap_errors);
+	if (p->swap_bad)
+		printf("; places given up: %" PRIu64, p->swap_bad);
+	putchar('\n');
+}
+
 static int print_pool(struct target *t)
 {
 	static const struct out_column cols[] = {
@@ -121,14 +138,15 @@ static int print_pool(struct target *t)
 	       " online; %s used, %s free\n"
 	       "  guard %s; pageblocks filled by 2 MiB host pages: %" PRIu64
 	       ", by 4 KiB ones: %" PRIu64 "; free whole: %" PRIu64 "\n"
-	       "  host mappings: %" PRIu64 " of at most %" PRIu64 "; pins: %" PRIu64 "\n"
-	       "  socket %s\n",
+	       "  host mappings: %" PRIu64 " of at most %" PRIu64 "; pins: %" PRIu64 "\n",
 	       p->name, t->program[0] ? t->program : "?", p->pid, p->blocks,
 	       size_text(p->block_bytes, a, sizeof(a)), p->blocks_online,
 	       size_text(frames(p->frames_used), b, sizeof(b)),
 	       size_text(frames(p->frames_free + p->frames_reserved), c, sizeof(c)),
 	       guard_name((enum vac_guard)p->guard), p->pageblocks_huge, p->pageblocks_base,
-	       p->pageblocks_free, p->host_vmas, p->host_vma_limit, p->pins, t->path);
+	       p->pageblocks_free, p->host_vmas, p->host_vma_limit, p->pins);
+	print_swap(p);
+	printf("  socket %s\n", t->path);
 	failed = out_table_print(tb);
 	return err ? err : failed;
 }
@@ -186,6 +204,15 @@ static json_t *pool_json(struct target *t, int *err)
 			    json_integer((json_int_t)p->collapsed_in_place));
 	json_object_set_new(j, "collapsed_by_copy", json_integer((json_int_t)p->collapsed_by_copy));
 	json_object_set_new(j, "dangling", json_integer((json_int_t)p->dangling));
+	json_object_set_new(j, "snapshots", json_integer((json_int_t)p->snapshots));
+	json_object_set_new(j, "cow_copies", json_integer((json_int_t)p->cow_copies));
+	json_object_set_new(j, "swap",
+			    json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "slots",
+				      (json_int_t)p->swap_slots, "used", (json_int_t)p->swap_used,
+				      "bad", (json_int_t)p->swap_bad, "in", (json_int_t)p->swap_in,
+				      "out", (json_int_t)p->swap_out, "second_chances",
+				      (json_int_t)p->swap_second_chances, "errors",
+				      (json_int_t)p->swap_errors));
 	json_object_set_new(j, "blocks", blocks);
 	return j;
 }

@@ -60,6 +60,10 @@ struct vac__ctl_pool {
 	uint64_t host_vmas, host_vma_limit, meta_bytes_per_block;
 	uint64_t faults, migrate_folios, migrate_bytes, gate_waits;
 	uint64_t pageblocks_free, compact_folios, collapsed_in_place, collapsed_by_copy, dangling;
+	uint64_t snapshots, cow_copies;
+	/* In slots of a page: 0 where there is no swap file. The rest counts pages, since the beginning. */
+	uint64_t swap_slots, swap_used, swap_bad;
+	uint64_t swap_in, swap_out, swap_second_chances, swap_errors;
 	char name[VAC_NAME_MAX];
 	char version[16]; /* of the library */
 };

@@ -65,6 +65,15 @@ static int answer_pool(struct vac_pool *pool, uint32_t works, struct vac__ctl_pa
 	p->collapsed_in_place = s.collapsed_in_place;
 	p->collapsed_by_copy = s.collapsed_by_copy;
 	p->dangling = s.dangling;
+	p->snapshots = s.snapshots;
+	p->cow_copies = s.cow_copies;
+	p->swap_slots = s.swap_slots;
+	p->swap_used = s.swap_used;
+	p->swap_bad = s.swap_bad;
+	p->swap_in = s.swap_in;
+	p->swap_out = s.swap_out;
+	p->swap_second_chances = s.swap_second_chances;
+	p->swap_errors = s.swap_errors;
 	memcpy(p->name, pool->name, sizeof(p->name));
 	strncpy(p->version, vac_version(), sizeof(p->version) - 1);
 	return sizeof(*p);

@@ -338,7 +338,7 @@ int vac_pool_check(struct vac_pool *pool, char *msg, size_t msg_bytes);
  *
  * What cannot be written stays in memory, and its place in the file is used no more. What cannot be
  * read is a SIGBUS for whoever touches that page (EFAULT in a system call under userfaultfd; -EIO of
- * vac_pin(), vac_prefault() and vac_advise()), every time anew, and vac_last_fault() says so:
+ * vac_pin(), vac_prefault() and vac_lock()), every time anew, and vac_last_fault() says so:
  * VAC_REFUSED_SWAP. Nothing else is touched. The log is told of either once a minute at most.
  *
  * A pinned page is never written out, nor one that the kernel's counts show to be held from outside.
@@ -356,7 +356,7 @@ struct vac_swap_opts {
 /*
  * Use a file for swap. One at a time. The file is read and written past the page cache where it can be.
  * It takes the room that it needs as it is written, if it is sparse: then running out of room is an error
- * in writing, as above.
+ * in writing, as above. So is writing to a file that somebody has made shorter.
  *
  * A pool that has had a swap file takes no snapshots, and one that has taken a snapshot no swap file: what
  * several spaces share is not swapped yet.
@@ -668,11 +668,25 @@ int vac_unmap(struct vac_space *space, void *addr, size_t len);
  * -EINVAL, -EBUSY as for vac_unmap(). */
 int vac_protect(struct vac_space *space, void *addr, size_t len, int prot);
 
+/*
+ * madvise(2)'s advice. -EINVAL: a range or advice that is none; -ENOMEM: not all of the range is mapped; the rest
+ * is done all the same, but for HUGE and NOHUGE, which then change nothing.
+ */
 enum vac_advice {
-	VAC_ADV_WILLNEED = 1, /* fill in now; -ENOMEM where memory ran out, the rest is filled */
-	VAC_ADV_DONTNEED, /* drop the contents: zeroes on the next touch. -EBUSY as vac_unmap() */
-	VAC_ADV_HUGE,     /* from now on fill with huge folios where possible: see COMPACTION too */
-	VAC_ADV_NOHUGE,   /* from now on fill with base folios; what is there stays */
+	/* Fill in now what was never there; also -ENOMEM where memory ran out. What is in the swap file is
+	 * begun to be read, as much as half of the memory takes, and the call does not wait for it: whoever
+	 * touches it meanwhile does, and learns if it cannot be read. */
+	VAC_ADV_WILLNEED = 1,
+	/* Drop the contents, those in the swap file too: zeroes on the next touch. Gaps are no error.
+	 * -EBUSY as vac_unmap(); -EINVAL if vac_lock() has locked a part of it: nothing is dropped then. */
+	VAC_ADV_DONTNEED,
+	VAC_ADV_HUGE,   /* from now on fill with huge folios where possible: see COMPACTION too */
+	VAC_ADV_NOHUGE, /* from now on fill with base folios; what is there stays */
+	/* Not needed soon: where memory is wanted it goes to the swap file before all else, unless it is
+	 * touched before; that touch costs a fault. Nothing is lost, and without a swap file nothing
+	 * happens. What is pinned, or shared with a snapshot, is left alone; a page that is moved meanwhile
+	 * is like any other again. -EINVAL as VAC_ADV_DONTNEED. */
+	VAC_ADV_COLD,
 };
 int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice advice);
 

@@ -47,6 +47,7 @@ enum op {
 
 struct page {
 	bool mapped;
+	bool locked; /* perhaps: somebody has tried, and it was not surely undone */
 	uint8_t prot;
 	uint32_t gen; /* goes up when what is there is dropped */
 	uint64_t word[WORDS];

@@ -283,6 +283,15 @@ void work_dropped(struct writer *t, uint32_t first, uint32_t n)
 	}
 }
 
+static bool locked(const struct writer *t, uint32_t first, uint32_t n)
+{
+	bool any = false;
+
+	for (uint32_t p = first; p < first + n; p++)
+		any |= t->page[p].locked;
+	return any;
+}
+
 static void change_mapping(struct writer *t, enum op op)
 {
 	uint32_t n = 1 + (uint32_t)sim_below(REGION_PAGES),
@@ -327,12 +336,12 @@ static void change_mapping(struct writer *t, enum op op)
 		work_must(r == 0, SIM_CONTENT, "an unmap", r);
 		work_dropped(t, first, n);
 		for (uint32_t p = first; p < first + n; p++)
-			t->page[p].mapped = false;
+			t->page[p].mapped = t->page[p].locked = false;
 		break;
 	case OP_DONTNEED:
 		r = vac_advise(world.space, work_ptr(a), n * PAGE, VAC_ADV_DONTNEED);
 		sim_note("drop %#llx+%u: %d", (unsigned long long)a, n, r);
-		if (work_refused(r))
+		if (work_refused(r) || (r == -EINVAL && locked(t, first, n)))
 			break;
 		work_must(r == 0, SIM_CONTENT, "a drop of contents", r);
 		work_dropped(t, first, n);

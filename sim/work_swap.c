@@ -46,14 +46,44 @@ static void lock_pages(struct writer *t)
 	uint32_t n = 1 + (uint32_t)sim_below(4), first = (uint32_t)sim_below(REGION_PAGES - n);
 	bool on = sim_one_in(2) && !world.calm, starved = work_may_starve();
 	void *at = work_ptr(work_addr_of(t, first, 0));
-	int r = on ? vac_lock(world.space, at, n * PAGE) : vac_unlock(world.space, at, n * PAGE);
+	int r;
 
+	for (uint32_t p = first; on && p < first + n; p++)
+		t->page[p].locked = true;
+	r = on ? vac_lock(world.space, at, n * PAGE) : vac_unlock(world.space, at, n * PAGE);
 	work_must(r == 0 || r == -ENOMEM || work_excused(r, starved), SIM_CONTENT, "a lock", r);
+	for (uint32_t p = first; !on && r == 0 && p < first + n; p++)
+		t->page[p].locked = false;
+}
+
+/* Pages are said not to be needed soon, and are needed or not. What is there does not change. */
+static void cool(struct writer *t)
+{
+	uint32_t n = 1 + (uint32_t)sim_below(REGION_PAGES), first;
+	bool all = true, locked = false;
+	int r;
+
+	first = (uint32_t)sim_below(REGION_PAGES);
+	n = n < REGION_PAGES - first ? n : REGION_PAGES - first;
+	for (uint32_t p = first; p < first + n; p++) {
+		all &= t->page[p].mapped;
+		locked |= t->page[p].locked;
+	}
+	r = vac_advise(world.space, work_ptr(work_addr_of(t, first, 0)), n * PAGE, VAC_ADV_COLD);
+	sim_note("cold %u+%u: %d", first, n, r);
+	work_must(r == (all ? 0 : -ENOMEM) || (locked && r == -EINVAL), SIM_CONTENT,
+		  "advice that pages are cold", r);
 }
 
 static enum op pick(enum op drawn)
 {
-	return sim_one_in(16) ? OP_OWN : drawn;
+	switch (sim_below(24)) {
+	case 0: return OP_OWN;
+	case 1:
+	case 2: return OP_OWN_2;
+	case 3: return OP_WILLNEED;
+	default: return drawn;
+	}
 }
 
 static void touch_all(struct writer *t)
@@ -110,7 +140,7 @@ const struct work_kind work_swap = {
 	.name = "swap",
 	.draw = draw,
 	.pick = pick,
-	.own = {lock_pages},
+	.own = {lock_pages, cool},
 	.size = size,
 	.begin = touch_all,
 	.more = swapper,

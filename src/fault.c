@@ -269,7 +269,7 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		else if (l == LOOK_SHARED)
 			r = vac__unshare(s, v, page, pfn);
 		else if (l == LOOK_SWAP)
-			r = vac__swap_begin(s, page, alone, &in);
+			r = vac__swapin_begin(s, page, alone, &in);
 		if (l == LOOK_LOST) {
 			struct vac__rwlock *fam = &s->pool->families[s->family].lock;
 
@@ -279,7 +279,7 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		}
 		vac__rdunlock(&s->lock, VAC__RANK_SPACE);
 		if (l == LOOK_SWAP && r == 0)
-			r = vac__swap_read(s->pool, &in);
+			r = vac__swapin_read(s->pool, &in);
 		if (l == LOOK_SHARED && r == -EBUSY)
 			wait_progress(s->pool);
 		if (l == LOOK_AGAIN || (l == LOOK_LOST && r == 0) ||

@@ -385,6 +385,7 @@ static int weigh_space(struct vac_space *s)
 
 static int copy_vma(struct vac_space *s, const struct vac__vma *v, const struct row *r)
 {
+	struct vac__peek peek = {.n = 0};
 	uint32_t n;
 	bool huge;
 
@@ -396,7 +397,7 @@ static int copy_vma(struct vac_space *s, const struct vac__vma *v, const struct 
 
 		n = n < v->end - p ? n : v->end - p;
 		if (vac__e_swap(e)) {
-			int ret = vac__swap_peek(s->pool, vac__e_pfn(e),
+			int ret = vac__swap_peek(s->pool, &peek, vac__e_pfn(e),
 						 f.area + r->area + page_bytes(p - v->start));
 
 			if (ret < 0)
@@ -419,7 +420,7 @@ static int copy_vma(struct vac_space *s, const struct vac__vma *v, const struct 
 		vac__port_copy(f.area + r->area + page_bytes(p - v->start),
 			       vac__frame_addr(s->pool, vac__e_pfn(e)), page_bytes(n));
 	}
-	return 0;
+	return vac__swap_peek_end(s->pool, &peek);
 }
 
 static int copy_space(struct vac_space *s)

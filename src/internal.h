@@ -70,6 +70,7 @@
 #define VAC__F_YOUNG 0x100000u   /* was needed since the clock's hand came by */
 #define VAC__F_CLEAN 0x200000u   /* its bytes are in its slot too */
 #define VAC__F_READING 0x400000u /* its bytes are on their way from the slot */
+#define VAC__F_COLD 0x800000u    /* hidden from the host by VAC_ADV_COLD, and not touched since */
 #define VAC__F_KIND \
 	(VAC__F_BUDDY | VAC__F_RESV | VAC__F_BASE | VAC__F_HEAD | VAC__F_TAIL | VAC__F_QUAR)
 
@@ -169,6 +170,8 @@ struct vac__vma {
 	bool locked; /* kept out of swap */
 };
 
+#define VAC__STREAMS 8u
+
 /* Spaces born of one another share a family: the root of the reverse map. Slots are never
  * unmapped, so that a stale family number finds a lock and a list, perhaps somebody else's. */
 struct vac__family {
@@ -190,6 +193,9 @@ struct vac_space {
 	 * creator: the threads that serve faults learn of it through the kernel only. */
 	_Atomic uint32_t ready;
 	uint32_t pages, vpbs;
+	/* Where the latest reads from swap began and ended: swapin.c. */
+	_Atomic uint64_t stream[VAC__STREAMS];
+	_Atomic uint32_t next_stream;
 
 	struct vac__rwlock lock; /* rank space: guards vmas */
 	struct vac__vma *vmas;   /* sorted by start, disjoint, never adjacent and equal */
@@ -345,6 +351,11 @@ struct vac__slot {
 	uint32_t family, index; /* of those entries; set when the slot is taken */
 };
 
+#define VAC__SWAP_ASKED 16u
+struct vac__ahead {
+	uint32_t space, at, end; /* pages */
+};
+
 struct vac__swap {
 	struct vac__swapfile file;
 	_Atomic uint32_t state;  /* VAC__SWAP_*; ON to ENDING under the lock */
@@ -363,9 +374,18 @@ struct vac__swap {
 	_Atomic uint64_t acts;       /* times that something about that has changed */
 	_Atomic uint32_t busy;       /* calls that have folios in hand and will let go of them */
 	struct vac__event event;     /* one of those has ended, or memory was freed */
-	struct vac__mutex step;      /* rank background: its thread is at work */
-	struct vac__event kick;      /* memory is short: the background thread has work */
-	_Atomic uint32_t stop;       /* it is to end */
+	/* A bit for each cluster of frames of which some may be cold; reserved whole. */
+	_Atomic uint64_t *cold;
+	_Atomic uint32_t
+		any_cold; /* stored after a bit of them, cleared before a last look at them */
+	/* What VAC_ADV_WILLNEED has asked for, oldest first; guarded by lock, `at` moved on and the first
+	 * taken by swap's thread alone. */
+	struct vac__ahead asked[VAC__SWAP_ASKED];
+	uint32_t first_asked;
+	_Atomic uint32_t nr_asked;
+	struct vac__mutex step; /* rank background: its thread is at work */
+	struct vac__event kick; /* memory is short: the background thread has work */
+	_Atomic uint32_t stop;  /* it is to end */
 	uintptr_t thread;
 	uint64_t said_ns; /* guarded by lock: when the log was last told of an error */
 
@@ -562,6 +582,7 @@ void vac__entries_hide(struct vac_space *s, uint32_t first, uint32_t end);
 void vac__entries_protect(struct vac_space *s, uint32_t first, uint32_t end, unsigned prot);
 void vac__entries_stop(struct vac_space *s, uint32_t first, uint32_t end);
 int vac__host_hide(struct vac_space *s, uint32_t page, uint32_t n);
+void vac__host_cool(struct vac_space *s, uint32_t page, uint32_t end);
 unsigned vac__host_want(const struct vac_pool *pool, uint64_t entry);
 uint64_t vac__host_bits(unsigned prot);
 
@@ -590,6 +611,12 @@ int vac__vmas_clone(struct vac_space *to, const struct vac_space *from);
 struct vac_space *vac__space_get(struct vac_pool *pool, uint32_t id);
 void vac__space_put(struct vac_space *s);
 
+int vac__range(const struct vac_space *s, const void *addr, size_t len, uint32_t *first,
+	       uint32_t *end);
+void vac__vmas_book(struct vac_space *s, uint32_t before);
+int vac__drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget);
+int vac__populate(struct vac_space *s, uint32_t first, uint32_t end, bool all);
+
 /* ---- fault.c ---- */
 int vac__fault(void *space, uintptr_t addr, unsigned access);
 int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access);
@@ -608,17 +635,13 @@ bool vac__left_behind(struct vac_space *s, uint32_t page);
 int vac__unshare(struct vac_space *s, const struct vac__vma *v, uint32_t page, uint32_t pfn);
 
 /* ---- swap.c ---- */
-/* Pages around one whose bytes are about to be read: their folios are locked and in the cache. */
-struct vac__swapin {
-	uint32_t slot, n, at; /* the first slot, how many follow it, and which of them is wanted */
-	uint32_t pfn[VAC__SWAP_CLUSTER];
-};
 enum vac__swap_look { VAC__SWAP_DONE, VAC__SWAP_WAIT, VAC__SWAP_AGAIN, VAC__SWAP_READ };
 enum vac__swap_look vac__swap_look(struct vac_space *s, uint32_t page, unsigned access,
 				   uint32_t *pfn, uint32_t *ticket, int *err);
 int vac__swap_upgrade(struct vac_space *s, uint32_t page);
-int vac__swap_begin(struct vac_space *s, uint32_t page, bool alone, struct vac__swapin *in);
-int vac__swap_read(struct vac_pool *pool, struct vac__swapin *in);
+bool vac__swap_insert(struct vac_pool *pool, uint32_t slot, uint32_t pfn, uint32_t family,
+		      uint32_t index);
+void vac__swap_drop_unlock(struct vac_pool *pool, uint32_t pfn);
 uint32_t vac__swap_users(struct vac_pool *pool, uint32_t pfn);
 void vac__swap_dup(struct vac_pool *pool, uint32_t slot);
 void vac__swap_put(struct vac_pool *pool, uint32_t slot);
@@ -634,17 +657,41 @@ void vac__swap_bad(struct vac_pool *pool, uint32_t slot);
 void vac__swap_error(struct vac_pool *pool, bool write);
 int vac__swap_bring(struct vac_pool *pool, uint32_t slot, bool wait);
 void vac__swap_release(struct vac_pool *pool);
-int vac__swap_peek(struct vac_pool *pool, uint32_t slot, void *to);
 static inline bool vac__swapcache(struct vac_pool *pool, uint32_t pfn)
 {
 	return vac__ld_rlx(&vac__frame(pool, pfn)->flags) & VAC__F_SWAPCACHE;
 }
+
+/* ---- swapin.c ---- */
+/* Pages of a space that follow one another, whose bytes are about to be read: their folios are locked and in
+ * the cache, but where somebody was faster (VAC__NO_PFN). */
+struct vac__swapin {
+	uint32_t n, at; /* which of the n is wanted */
+	uint32_t slot[VAC__SWAP_CLUSTER], pfn[VAC__SWAP_CLUSTER];
+};
+int vac__swapin_begin(struct vac_space *s, uint32_t page, bool alone, struct vac__swapin *in);
+int vac__swapin_fill(struct vac_pool *pool, struct vac_space *s, struct vac__swapin *in,
+		     uint32_t family, uint32_t index);
+int vac__swapin_read(struct vac_pool *pool, struct vac__swapin *in);
+void vac__swapin_ask(struct vac_space *s, uint32_t first, uint32_t end);
+bool vac__swapin_step(struct vac_pool *pool);
+/* Slots that are read together, into memory that is not the pool's. */
+#define VAC__PEEK_RUNS 32u
+#define VAC__PEEK_BYTES 262144u /* a run, at most */
+struct vac__peek {
+	struct vac__swap_run run[VAC__PEEK_RUNS];
+	unsigned n;
+};
+int vac__swap_peek(struct vac_pool *pool, struct vac__peek *p, uint32_t slot, void *to);
+int vac__swap_peek_end(struct vac_pool *pool, struct vac__peek *p);
 
 /* ---- reclaim.c ---- */
 bool vac__reclaim(struct vac_pool *pool, uint32_t want);
 uint32_t vac__reclaim_some(struct vac_pool *pool, uint32_t want, unsigned together);
 uint64_t vac__swap_room(struct vac_pool *pool);
 uint32_t vac__reclaim_pageblock(struct vac_pool *pool, uint32_t pfn);
+void vac__reclaim_cold(struct vac_pool *pool, uint32_t pfn);
+void vac__reclaim_divide(struct vac_pool *pool, uint32_t pfn);
 int vac__reclaim_start(struct vac_pool *pool);
 void vac__reclaim_stop(struct vac_pool *pool);
 /* Free frames below which the background thread begins; it stops at twice as many. */

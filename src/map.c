@@ -254,6 +254,105 @@ int vac__host_hide(struct vac_space *s, uint32_t page, uint32_t n)
 	return r;
 }
 
+/* The folio is cold: see reclaim.c. */
+static void mark_cold(struct vac_pool *pool, uint32_t pfn)
+{
+	_Atomic uint32_t *fl = &vac__frame(pool, pfn)->flags;
+
+	vac__and(fl, ~VAC__F_YOUNG);
+	vac__or(fl, VAC__F_COLD);
+	vac__reclaim_cold(pool, pfn);
+}
+
+/* Can it become cold: is it there, nobody else's, and may be touched? What may not is bare, not a hole. */
+static bool can_cool(struct vac_pool *pool, uint64_t e)
+{
+	return vac__e_present(e) && (e & VAC__E_READ) &&
+	       vac__w_map(vac__ld(&vac__frame(pool, vac__e_pfn(e))->word)) == 1;
+}
+
+/* Of an entry whose ptl is held, from shown to hidden. False: its folio is pinned, and nothing has changed.
+ * As in reclaim.c: a pin of before is seen, and who pins later sees the entry. */
+static bool cool_entry(struct vac_pool *pool, vac__entry *slot, uint64_t e)
+{
+	vac__xchg(slot,
+		  e & ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE | VAC__E_HWATCH));
+	VAC__SYNC("cooled", vac__e_pfn(e));
+	if (vac__w_pins(vac__ld(&vac__frame(pool, vac__e_pfn(e))->word)) == 0)
+		return true;
+	vac__xchg(slot, e);
+	return false;
+}
+
+/* The host shows n pages no more, whose entries say so by now; two mappings are booked. */
+static int cool_host(struct vac_space *s, uint32_t page, uint32_t n)
+{
+	return s->pool->mem->hole(s->pool->mem_ctx, vac__page_addr(s, page),
+				  (size_t)n << VAC__PAGE_SHIFT, false);
+}
+
+/* The pages from `page` on that can go together; answers how many were looked at. */
+static uint32_t cool_run(struct vac_space *s, uint32_t page, uint32_t end)
+{
+	struct vac_pool *pool = s->pool;
+	uint64_t was[VAC__PB_PAGES], e;
+	uint32_t n = 0;
+
+	while (page + n < end) {
+		e = was[n] = vac__ld_rlx(vac__pte(s, page + n));
+		if (!can_cool(pool, e) || !(e & VAC__E_HMAP) ||
+		    !cool_entry(pool, vac__pte(s, page + n), e))
+			break;
+		n++;
+	}
+	if (n == 0) {
+		/* Hidden already, as it is after a snapshot. */
+		if (can_cool(pool, was[0]) && !(was[0] & VAC__E_HMAP))
+			mark_cold(pool, vac__e_pfn(was[0]));
+		return 1;
+	}
+	if (cool_host(s, page, n) < 0) {
+		for (uint32_t i = 0; i < n; i++)
+			vac__xchg(vac__pte(s, page + i), was[i]);
+		return end - page;
+	}
+	for (uint32_t i = 0; i < n; i++)
+		mark_cold(pool, vac__e_pfn(was[i]));
+	return n;
+}
+
+static void cool_huge(struct vac_space *s, uint32_t page, vac__entry *pmd, uint64_t e)
+{
+	if (!can_cool(s->pool, e) || ((e & VAC__E_HMAP) && !cool_entry(s->pool, pmd, e)))
+		return;
+	if ((e & VAC__E_HMAP) && cool_host(s, page, VAC__PB_PAGES) < 0)
+		vac__xchg(pmd, e);
+	else
+		mark_cold(s->pool, vac__e_pfn(e));
+}
+
+/* Pages [page, end) of one vpb are not needed soon: hide them, so that a touch is noticed, and tell the
+ * reclaim. The ptl is held. Of a huge folio only as a whole. It is advice: what is pinned, shared or
+ * refused by the host stays as it is. */
+void vac__host_cool(struct vac_space *s, uint32_t page, uint32_t end)
+{
+	vac__entry *pmd = vac__pmd(s, page >> VAC__PB_ORDER);
+	uint64_t e = vac__ld_rlx(pmd);
+
+	uint32_t vpb = page >> VAC__PB_ORDER;
+
+	while (page < end && vac__port_vma_charge(2, false)) {
+		if ((e & VAC__E_TYPE) == VAC__E_TABLE) {
+			page += cool_run(s, page, end);
+		} else {
+			if (end - page == VAC__PB_PAGES)
+				cool_huge(s, page, pmd, e);
+			page = end;
+		}
+		vac__segments_settle(s, vpb, 2);
+	}
+}
+
 /* ---- Showing again ---------------------------------------------------------------------------- */
 
 /*
@@ -325,6 +424,23 @@ static int widen(struct vac_space *s, uint32_t first, uint32_t n, unsigned had, 
 	return r;
 }
 
+/*
+ * A page is touched that may be cold: it is not any more, nor are those that are shown with it, as nobody will
+ * hear of their being touched. So these are few.
+ */
+static void warm(struct vac_space *s, uint32_t page, uint32_t pfn, uint32_t *first, uint32_t *n)
+{
+	uint32_t lo = page & ~(VAC__SWAP_CLUSTER - 1), hi = lo + VAC__SWAP_CLUSTER;
+	uint32_t end = *first + *n;
+
+	if (!(vac__ld_rlx(&vac__frame(s->pool, pfn)->flags) & VAC__F_COLD))
+		return;
+	*first = *first > lo ? *first : lo;
+	*n = (end < hi ? end : hi) - *first;
+	for (uint32_t i = 0; i < *n; i++)
+		vac__and(&vac__frame(s->pool, pfn - (page - *first) + i)->flags, ~VAC__F_COLD);
+}
+
 /* With neighbours that are like it, so that what was split is not touched page by page. Where the
  * platform watches writers, one mapping shows what is shared and what is not. */
 static int refresh_base(struct vac_space *s, uint32_t page)
@@ -341,6 +457,7 @@ static int refresh_base(struct vac_space *s, uint32_t page)
 		return allow(s, first, n);
 	}
 	alike(s, page, watch ? bits & ~VAC__E_EXCL : bits, &first, &n);
+	warm(s, page, vac__e_pfn(e), &first, &n);
 	for (uint32_t i = 0; i < n; i++)
 		any |= ~vac__ld_rlx(vac__pte(s, first + i));
 	prot = vac__host_want(s->pool, any & VAC__E_EXCL ? e & ~(uint64_t)VAC__E_EXCL : e);
@@ -372,6 +489,8 @@ static int refresh_huge(struct vac_space *s, uint32_t vpb)
 		r = vac__host_hide(s, page, VAC__PB_PAGES);
 	e = vac__ld_rlx(slot);
 	prot = vac__host_want(s->pool, e);
+	if (vac__ld_rlx(&vac__frame(s->pool, vac__e_pfn(e))->flags) & VAC__F_COLD)
+		vac__and(&vac__frame(s->pool, vac__e_pfn(e))->flags, ~VAC__F_COLD);
 	if (r == 0)
 		r = host_map(s, page, VAC__PB_PAGES, vac__e_pfn(e), prot);
 	if (r == 0)

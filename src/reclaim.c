@@ -6,7 +6,8 @@
  * hands go round over the clusters of frames (16 of them, aligned: 64 KiB). The front hand takes what
  * is mapped: it is unmapped, written, and stays in memory as a folio of the cache. The back hand follows
  * at a distance and frees those that nobody has touched since; who does touch one maps it back without
- * I/O. The distance is kept such that some part of the pool is in between.
+ * I/O. The distance is kept such that some part of the pool is in between. What was advised cold is marked
+ * in a map of clusters, and goes before all that.
  *
  * A cluster's way out, alone or with others (struct batch):
  *
@@ -251,27 +252,42 @@ static unsigned linear(struct vac_pool *pool, const struct out *o, unsigned n, b
 	return k;
 }
 
+/* The frame is held from outside: if it is one of these it stays. */
+static void held_one(struct vac_pool *pool, struct out *o, unsigned n, uint32_t pfn)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (o[i].pfn != pfn || o[i].failed)
+			continue;
+		o[i].failed = true;
+		vac__stat_add(&pool->c.foreign_held, 1);
+	}
+}
+
 /* Nothing leads to these frames any more. Whoever outside the engine holds one has it from before: it must
  * stay. Where the platform cannot tell, that is a limit which vacate.h states. */
 static void look(struct vac_pool *pool, struct out *o, unsigned n)
 {
 	for (unsigned i = 0, k; i < n; i += k) {
-		size_t off, at = 0, page;
 		struct vac__backing *b = &vac__pfn_block(pool, o[i].pfn)->backing;
+		uint32_t c = o[i].pfn / CLUSTER, first = UINT32_MAX, last = 0;
+		size_t off, at = 0, page, bytes;
 
-		k = 1;
-		if (o[i].failed)
+		/* One question for a cluster of frames, in whatever order their pages are. */
+		for (k = 0; i + k < n && o[i + k].pfn / CLUSTER == c; k++) {
+			if (o[i + k].failed)
+				continue;
+			first = o[i + k].pfn < first ? o[i + k].pfn : first;
+			last = o[i + k].pfn > last ? o[i + k].pfn : last;
+		}
+		if (first > last)
 			continue;
-		k = linear(pool, o + i, n - i, false);
-		off = (size_t)(o[i].pfn & ((UINT32_C(1) << pool->block_shift) - 1))
-		      << VAC__PAGE_SHIFT;
-		while (at < (size_t)k << VAC__PAGE_SHIFT &&
-		       pool->mem->held(pool->mem_ctx, b, off + at,
-				       ((size_t)k << VAC__PAGE_SHIFT) - at, NULL, &page) == 1) {
+		off = (size_t)(first & ((UINT32_C(1) << pool->block_shift) - 1)) << VAC__PAGE_SHIFT;
+		bytes = (size_t)(last - first + 1) << VAC__PAGE_SHIFT;
+		while (at < bytes &&
+		       pool->mem->held(pool->mem_ctx, b, off + at, bytes - at, NULL, &page) == 1) {
 			at = page - off;
-			o[i + (at >> VAC__PAGE_SHIFT)].failed = true;
+			held_one(pool, &o[i], k, first + (uint32_t)(at >> VAC__PAGE_SHIFT));
 			at += VAC_PAGE_BYTES;
-			vac__stat_add(&pool->c.foreign_held, 1);
 		}
 	}
 }
@@ -381,17 +397,21 @@ struct batch {
 	unsigned refusals; /* folios that could not go for want of slots or host mappings */
 };
 
-/* Unmap the base folios of a cluster of frames. old: only if none of them is young. Answers whether there were
- * any. */
-static bool unmap_cluster(struct vac_pool *pool, struct batch *b, uint32_t first, bool old)
+enum which { ALL, OLD, COLD };
+
+/* Unmap the base folios of a cluster of frames: all of them, all if none is young, or those that are cold.
+ * Answers whether there were any. */
+static bool unmap_cluster(struct vac_pool *pool, struct batch *b, uint32_t first, enum which which)
 {
 	struct out *o = &b->o[b->n];
 	unsigned k = 0, end;
 
-	if (old && young(pool, first, CLUSTER))
+	if (which == OLD && young(pool, first, CLUSTER))
 		return false;
 	for (uint32_t i = 0; i < CLUSTER; i++)
-		k += pick(pool, first + i, &o[k]);
+		if (which != COLD ||
+		    (vac__ld_rlx(&vac__frame(pool, first + i)->flags) & VAC__F_COLD))
+			k += pick(pool, first + i, &o[k]);
 	if (k == 0)
 		return false;
 	sort(o, k);
@@ -463,7 +483,7 @@ static bool next(struct vac_pool *pool, _Atomic uint64_t *hand, uint64_t stop, u
 }
 
 /* A huge folio is divided first. */
-static void divide(struct vac_pool *pool, uint32_t pfn)
+void vac__reclaim_divide(struct vac_pool *pool, uint32_t pfn)
 {
 	if (vac__w_pins(vac__ld_rlx(&vac__frame(pool, pfn)->word)) ||
 	    vac__folio_isolate(pool, pfn) < 0)
@@ -482,8 +502,8 @@ static bool front_step(struct vac_pool *pool, struct batch *b, uint32_t first)
 	uint32_t head = first & ~(VAC__PB_PAGES - 1);
 
 	if (fl & (VAC__F_HEAD | VAC__F_TAIL))
-		divide(pool, head);
-	return unmap_cluster(pool, b, first, true);
+		vac__reclaim_divide(pool, head);
+	return unmap_cluster(pool, b, first, OLD);
 }
 
 static unsigned back_step(struct vac_pool *pool, uint32_t first)
@@ -497,6 +517,100 @@ static unsigned back_step(struct vac_pool *pool, uint32_t first)
 	return n;
 }
 
+/* ---- What is cold ------------------------------------------------------------------------------ */
+
+/* One of the folios in a cluster of frames has been advised cold (advise.c). */
+void vac__reclaim_cold(struct vac_pool *pool, uint32_t pfn)
+{
+	struct vac__swap *sw = &pool->swap;
+	uint32_t c = pfn / CLUSTER;
+
+	vac__or(&sw->cold[c / 64], UINT64_C(1) << c % 64);
+	vac__st(&sw->any_cold, 1);
+}
+
+/* The next cluster with such, from cluster *at on; it is not marked any more. */
+static bool next_cold(struct vac_pool *pool, uint64_t *at, uint32_t *first)
+{
+	struct vac__swap *sw = &pool->swap;
+	uint64_t end = clusters(pool);
+
+	while (*at < end) {
+		uint64_t w = vac__ld(&sw->cold[*at / 64]) >> *at % 64, bit;
+
+		if (w == 0) {
+			*at = (*at / 64 + 1) * 64;
+			continue;
+		}
+		for (; !(w & 1); w >>= 1)
+			++*at;
+		bit = UINT64_C(1) << *at % 64;
+		*first = (uint32_t)*at * CLUSTER;
+		++*at;
+		if (vac__and(&sw->cold[(*at - 1) / 64], ~bit) & bit)
+			return true;
+	}
+	return false;
+}
+
+/* A huge folio that is cold as a whole is divided, and its parts are. */
+static void divide_cold(struct vac_pool *pool, uint32_t pfn)
+{
+	uint32_t fl = vac__ld_rlx(&vac__frame(pool, pfn)->flags);
+
+	if ((fl & (VAC__F_HEAD | VAC__F_COLD)) != (VAC__F_HEAD | VAC__F_COLD))
+		return;
+	vac__reclaim_divide(pool, pfn);
+	for (uint32_t i = pfn; i < pfn + VAC__PB_PAGES; i++)
+		if ((vac__ld_rlx(&vac__frame(pool, i)->flags) & VAC__F_BASE) &&
+		    !(vac__or(&vac__frame(pool, i)->flags, VAC__F_COLD) & VAC__F_COLD))
+			vac__reclaim_cold(pool, i);
+}
+
+/* As above, from the beginning on. Who finds none says so, and looks once more: a bit is set before any_cold. */
+static bool find_cold(struct vac_pool *pool, uint64_t *at, uint32_t *first)
+{
+	struct vac__swap *sw = &pool->swap;
+
+	if (!vac__ld(&sw->any_cold))
+		return false;
+	if (next_cold(pool, at, first))
+		return true;
+	vac__st(&sw->any_cold, 0);
+	*at = 0;
+	if (!next_cold(pool, at, first))
+		return false;
+	vac__st(&sw->any_cold, 1);
+	return true;
+}
+
+/* What nobody has touched since he said that he would not goes first, whatever the hands point at, and has no
+ * second chance but to be touched on its way out. */
+static uint32_t cold_turn(struct vac_pool *pool, uint32_t want, unsigned together, bool *did)
+{
+	struct vac__swap *sw = &pool->swap;
+	uint32_t freed = 0, first[BATCH];
+	uint64_t at = 0;
+	struct batch b;
+	unsigned n;
+
+	b.n = b.clusters = b.refusals = 0;
+	do {
+		for (n = 0; n < together && b.refusals < REFUSALS_MAX &&
+			    vac__ld_rlx(&sw->state) == VAC__SWAP_ON &&
+			    find_cold(pool, &at, &first[n]);) {
+			divide_cold(pool, first[n]);
+			n += unmap_cluster(pool, &b, first[n], COLD);
+		}
+		*did |= write_batch(pool, &b) > 0;
+		for (unsigned i = 0; i < n; i++)
+			freed += back_step(pool, first[i]);
+	} while (n && freed < want);
+	return freed;
+}
+
+/* ---- A turn of the clock ----------------------------------------------------------------------- */
+
 /*
  * At most two rounds of the clock: the first may only find out what is old. Clusters go out `together` at once.
  * Answers how many frames it has freed; *did: it has changed something.
@@ -506,7 +620,7 @@ static uint32_t turn(struct vac_pool *pool, uint32_t want, unsigned together, bo
 	struct vac__swap *sw = &pool->swap;
 	uint64_t end = vac__ld(&sw->front) + 2 * clusters(pool);
 	int64_t target = (int64_t)(vac__ld_rlx(&pool->nr_total) / 8);
-	uint32_t freed = 0, first;
+	uint32_t freed = cold_turn(pool, want, together, did), first;
 	struct batch b;
 
 	b.n = b.clusters = b.refusals = 0;
@@ -608,10 +722,10 @@ uint32_t vac__reclaim_pageblock(struct vac_pool *pool, uint32_t pfn)
 	vac__add(&sw->busy, 1);
 	b.n = b.clusters = b.refusals = 0;
 	if (vac__ld_rlx(&vac__frame(pool, pfn)->flags) & VAC__F_HEAD)
-		divide(pool, pfn);
+		vac__reclaim_divide(pool, pfn);
 	for (uint32_t at = pfn; at < pfn + VAC__PB_PAGES && b.refusals < REFUSALS_MAX;
 	     at += CLUSTER) {
-		unmap_cluster(pool, &b, at, false);
+		unmap_cluster(pool, &b, at, ALL);
 		if (b.clusters == BATCH)
 			write_batch(pool, &b);
 	}
@@ -639,7 +753,8 @@ uint64_t vac__swap_room(struct vac_pool *pool)
 /* ---- In the background ------------------------------------------------------------------------- */
 
 /*
- * Keeps some frames free, so that those who fault find one. Whoever takes frames wakes it; a kick that comes
+ * Keeps some frames free, so that those who fault find one, and reads what programs say that they will need.
+ * Whoever takes frames wakes it; a kick that comes
  * while it is about to fall asleep is seen, as it has read the event before it looked.
  */
 static void background(void *arg)
@@ -651,17 +766,21 @@ static void background(void *arg)
 		uint32_t seen = vac__event_read(&sw->kick);
 		bool enough = vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv) >=
 			      2 * vac__low_water(pool);
+		bool on = vac__ld(&sw->state) == VAC__SWAP_ON;
+		bool ahead = on && vac__ld_rlx(&sw->nr_asked);
 		uint32_t n = 0;
 
 		if (vac__ld(&sw->stop))
 			break;
-		if (!enough && vac__ld(&sw->state) == VAC__SWAP_ON) {
+		if (on && (ahead || !enough)) {
 			vac__lock(&sw->step, VAC__RANK_BACKGROUND);
-			n = vac__reclaim_some(pool, BATCH * CLUSTER, BATCH);
+			if (!enough)
+				n = vac__reclaim_some(pool, BATCH * CLUSTER, BATCH);
+			ahead = ahead && vac__swapin_step(pool);
 			vac__unlock(&sw->step, VAC__RANK_BACKGROUND);
 		}
 		/* Where there is nothing to be had, not before something has changed. */
-		if (n == 0)
+		if (n == 0 && !ahead)
 			vac__event_wait(&sw->kick, seen, enough ? 0 : vac__port_now() + IDLE_NS);
 	}
 }

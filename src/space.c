@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Spaces: create, destroy, map, unmap, protect, advise.
+ * Spaces: create, destroy, map, unmap, protect. Advice is advise.c.
  *
  * Invariant: a call that fails has changed nothing. Everything that may fail (splits of huge folios, host
  * mappings, room in the array of VMAs) comes before the first entry is touched.
@@ -17,7 +17,7 @@
 #define VMAS_EACH 2
 
 /* After a change of VMAs, which cannot fail any more. */
-static void book_vmas(struct vac_space *s, uint32_t before)
+void vac__vmas_book(struct vac_space *s, uint32_t before)
 {
 	vac__port_vma_charge(((long)s->nr_vmas - (long)before) * VMAS_EACH, true);
 }
@@ -284,8 +284,8 @@ int vac__vmas_clone(struct vac_space *to, const struct vac_space *from)
 /* ---- Ranges --------------------------------------------------------------------------------- */
 
 /* From what a caller gave to pages: aligned, inside the space, not empty. */
-static int range(const struct vac_space *s, const void *addr, size_t len, uint32_t *first,
-		 uint32_t *end)
+int vac__range(const struct vac_space *s, const void *addr, size_t len, uint32_t *first,
+	       uint32_t *end)
 {
 	uintptr_t a = (uintptr_t)addr, base = (uintptr_t)s->base;
 	size_t bytes = (size_t)s->vpbs << VAC__PB_SHIFT;
@@ -432,7 +432,7 @@ static int hide(struct vac_space *s, uint32_t first, uint32_t end)
 }
 
 /* Drop the pages of a range, and its VMAs too if `forget`. */
-static int drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget)
+int vac__drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget)
 {
 	struct vac_pool *pool = s->pool;
 	struct change c = {.first = first, .end = end, .deadline_ns = vac__gate_deadline(pool)};
@@ -460,7 +460,7 @@ static int drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget)
 		vac__zap(s, first, end);
 	if (r == 0 && forget)
 		vac__vma_remove(s, first, end);
-	book_vmas(s, vmas);
+	vac__vmas_book(s, vmas);
 	vac__port_vma_charge(-cuts, true);
 	change_end(s);
 	return r;
@@ -473,17 +473,17 @@ int vac_unmap(struct vac_space *space, void *addr, size_t len)
 
 	if (vac__port_forked())
 		return -EPERM;
-	r = range(space, addr, len, &first, &end);
+	r = vac__range(space, addr, len, &first, &end);
 	if (r < 0)
 		return r;
 	VAC__ENTER();
-	r = drop(space, first, end, true);
+	r = vac__drop(space, first, end, true);
 	VAC__LEAVE();
 	return r;
 }
 
 /* Fill in what can be filled, or up to the first page that cannot; the first error, if there is one. */
-static int populate(struct vac_space *s, uint32_t first, uint32_t end, bool all)
+int vac__populate(struct vac_space *s, uint32_t first, uint32_t end, bool all)
 {
 	int r = 0;
 
@@ -529,11 +529,11 @@ static int map(struct vac_space *s, uint32_t first, uint32_t pages, bool fixed, 
 		vac__wrunlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
 		dense(s, first, v.end);
 	}
-	book_vmas(s, vmas);
+	vac__vmas_book(s, vmas);
 	vac__port_vma_charge(-VMAS_EACH, true);
 	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
 	if (r == 0 && (flags & VAC_MAP_POPULATE) && prot)
-		populate(s, first, first + pages, true);
+		vac__populate(s, first, first + pages, true);
 	*at = first;
 	return r;
 }
@@ -550,7 +550,7 @@ int vac_map(struct vac_space *space, void *addr, size_t len, int prot, unsigned 
 	    ((flags & VAC_MAP_FIXED) && !addr) || (addr && !(flags & VAC_MAP_FIXED)))
 		return -EINVAL;
 	if (addr)
-		r = range(space, addr, len, &first, &end);
+		r = vac__range(space, addr, len, &first, &end);
 	else if (len == 0 || len % VAC_PAGE_BYTES)
 		r = -EINVAL;
 	else if (len >> VAC__PAGE_SHIFT > space->pages)
@@ -704,7 +704,7 @@ static void protect_locked(struct vac_space *s, uint32_t first, uint32_t end, in
 	for (uint32_t i = vac__vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < end; i++)
 		s->vmas[i].prot = (uint8_t)prot;
 	vac__vma_merge_around(s, first, end);
-	book_vmas(s, vmas);
+	vac__vmas_book(s, vmas);
 }
 
 static int protect(struct vac_space *s, uint32_t first, uint32_t end, int prot)
@@ -761,7 +761,7 @@ int vac_protect(struct vac_space *space, void *addr, size_t len, int prot)
 		return -EPERM;
 	if (prot & ~(VAC_PROT_READ | VAC_PROT_WRITE))
 		return -EINVAL;
-	r = range(space, addr, len, &first, &end);
+	r = vac__range(space, addr, len, &first, &end);
 	if (r < 0)
 		return r;
 	VAC__ENTER();
@@ -770,103 +770,7 @@ int vac_protect(struct vac_space *space, void *addr, size_t len, int prot)
 	return r;
 }
 
-/* ---- Advise, and looking -------------------------------------------------------------------- */
-
-enum mark { MARK_HUGE, MARK_NOHUGE, MARK_LOCKED, MARK_UNLOCKED };
-
-static int mark(struct vac_space *s, uint32_t first, uint32_t end, enum mark m)
-{
-	uint32_t vmas;
-	int r = 0;
-
-	vac__wrlock(&s->lock, VAC__RANK_SPACE);
-	vac__wrlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
-	vmas = s->nr_vmas;
-	if (!vac__vma_room(s) || !vac__vma_covers(s, first, end)) {
-		r = -ENOMEM;
-	} else {
-		vac__vma_cut(s, first);
-		vac__vma_cut(s, end);
-		for (uint32_t i = vac__vma_after(s, first);
-		     i < s->nr_vmas && s->vmas[i].start < end; i++) {
-			if (m == MARK_HUGE || m == MARK_NOHUGE)
-				s->vmas[i].nohuge = m == MARK_NOHUGE;
-			else
-				s->vmas[i].locked = m == MARK_LOCKED;
-		}
-		vac__vma_merge_around(s, first, end);
-	}
-	book_vmas(s, vmas);
-	vac__wrunlock(&s->pool->families[s->family].lock, VAC__RANK_RMAP);
-	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
-	return r;
-}
-
-/* Marked first: what is brought in stays. */
-static int lock_range(struct vac_space *s, uint32_t first, uint32_t end)
-{
-	int r = mark(s, first, end, MARK_LOCKED);
-
-	if (r < 0)
-		return r;
-	r = populate(s, first, end, false);
-	if (r < 0)
-		mark(s, first, end, MARK_UNLOCKED);
-	return r == -EFAULT ? -ENOMEM : r;
-}
-
-static int lock_or_unlock(struct vac_space *s, void *addr, size_t len, bool on)
-{
-	uint32_t first, end;
-	int r;
-
-	if (vac__port_forked())
-		return -EPERM;
-	r = range(s, addr, len, &first, &end);
-	if (r < 0)
-		return r;
-	VAC__ENTER();
-	r = on ? lock_range(s, first, end) : mark(s, first, end, MARK_UNLOCKED);
-	VAC__LEAVE();
-	return r;
-}
-
-int vac_lock(struct vac_space *space, void *addr, size_t len)
-{
-	return lock_or_unlock(space, addr, len, true);
-}
-
-int vac_unlock(struct vac_space *space, void *addr, size_t len)
-{
-	return lock_or_unlock(space, addr, len, false);
-}
-
-int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice advice)
-{
-	uint32_t first, end;
-	int r;
-
-	if (vac__port_forked())
-		return -EPERM;
-	r = range(space, addr, len, &first, &end);
-	if (r < 0)
-		return r;
-	VAC__ENTER();
-	switch (advice) {
-	case VAC_ADV_WILLNEED:
-		r = populate(space, first, end, true);
-		r = r == -EFAULT ? -ENOMEM : r;
-		break;
-	case VAC_ADV_DONTNEED: r = drop(space, first, end, false); break;
-	case VAC_ADV_HUGE:
-	case VAC_ADV_NOHUGE:
-		r = mark(space, first, end, advice == VAC_ADV_NOHUGE ? MARK_NOHUGE : MARK_HUGE);
-		break;
-	default: r = -EINVAL;
-	}
-	VAC__LEAVE();
-	return r;
-}
+/* ---- Looking ----------------------------------------------------------------------------------- */
 
 int vac_page_info(struct vac_space *space, const void *addr, struct vac_page_info *info)
 {

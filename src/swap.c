@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Swap: slots of a file, the swap cache, and bringing pages back. Taking them out is reclaim.c.
+ * Swap: slots of a file, the swap cache, and mapping from it. Reading is swapin.c, taking out reclaim.c.
  *
  * A slot holds the bytes of one page. It is free when no entry names it (count) and the swap cache
  * has no folio for it (cache). An entry that names a slot stands for a page that is in the cache's folio
@@ -220,7 +220,7 @@ void vac__swap_cache_drop(struct vac_pool *pool, uint32_t pfn)
 }
 
 /* As above, where it may be the last: the folio is unlocked first. */
-static void drop_and_unlock(struct vac_pool *pool, uint32_t pfn)
+void vac__swap_drop_unlock(struct vac_pool *pool, uint32_t pfn)
 {
 	cache_clear(pool, pfn);
 	vac__folio_unlock(pool, pfn);
@@ -284,7 +284,7 @@ void vac__swap_reap(struct vac_pool *pool, uint32_t slot)
 	if (vac__ld(&sl->cache) == c && counted(sl) == 0 &&
 	    vac__w_map(vac__ld(&vac__frame(pool, c - 1)->word)) == 0) {
 		VAC__SYNC("swap_reaped", c - 1);
-		drop_and_unlock(pool, c - 1);
+		vac__swap_drop_unlock(pool, c - 1);
 	} else {
 		vac__folio_unlock(pool, c - 1);
 	}
@@ -527,12 +527,10 @@ unsigned vac__swap_map_all(struct vac_pool *pool, uint32_t pfn)
 	return n;
 }
 
-/* ---- Reading ----------------------------------------------------------------------------------- */
-
 /* A new folio for a slot that has none: locked, READING. False: the slot has one by now, or is another
  * page's. The caller's reference becomes the cache's. */
-static bool insert(struct vac_pool *pool, uint32_t slot, uint32_t pfn, uint32_t family,
-		   uint32_t index)
+bool vac__swap_insert(struct vac_pool *pool, uint32_t slot, uint32_t pfn, uint32_t family,
+		      uint32_t index)
 {
 	struct vac__slot *sl = slot_of(pool, slot);
 	struct vac__swap *sw = &pool->swap;
@@ -557,173 +555,6 @@ static bool insert(struct vac_pool *pool, uint32_t slot, uint32_t pfn, uint32_t 
 	else
 		vac__folio_unlock(pool, pfn);
 	return ok;
-}
-
-/* Folios for slots [in->slot, +in->n) of pages from index on; `in->at` must have one. */
-static int fill(struct vac_pool *pool, struct vac_space *s, struct vac__swapin *in, uint32_t family,
-		uint32_t index)
-{
-	int r = 0;
-
-	for (uint32_t i = 0; i < in->n; i++) {
-		r = vac__base_alloc(pool, s, index + i, &in->pfn[i]);
-		if (r == 0)
-			continue;
-		if (i > in->at) {
-			in->n = i;
-			break;
-		}
-		while (i)
-			vac__folio_put(pool, in->pfn[--i], VAC__W_REF);
-		if (in->n == 1)
-			return r;
-		/* Not with all of them; alone, then. */
-		in->slot += in->at;
-		index += in->at;
-		in->at = 0;
-		in->n = 1;
-		i = UINT32_MAX;
-	}
-	vac__add(&pool->swap.busy, 1);
-	for (uint32_t i = 0; i < in->n; i++) {
-		if (insert(pool, in->slot + i, in->pfn[i], family, index + i))
-			continue;
-		vac__folio_put(pool, in->pfn[i], VAC__W_REF);
-		in->pfn[i] = VAC__NO_PFN;
-	}
-	return 0;
-}
-
-/* Is the page's entry for this slot, and is that not in the cache? Without a lock: insert() decides. */
-static bool follows(struct vac_space *s, uint32_t page, uint32_t slot)
-{
-	uint64_t e = vac__entry_get(s, page);
-
-	return vac__e_swap(e) && vac__e_pfn(e) == slot && !vac__ld(&slot_of(s->pool, slot)->cache);
-}
-
-/*
- * The page's slot must be read: put folios for it, and for those that lie beside it in the file and the
- * space, in the cache. The space's lock is held for read. 0: vac__swap_read() is next. -EAGAIN: look
- * again. -ENOMEM; alone: not before there is not even one frame.
- */
-int vac__swap_begin(struct vac_space *s, uint32_t page, bool alone, struct vac__swapin *in)
-{
-	uint64_t e = vac__entry_get(s, page), room;
-	uint32_t lo = page & ~(CLUSTER - 1), hi = lo + CLUSTER, first = page, end = page + 1;
-	struct vac_pool *pool = s->pool;
-	uint32_t slot = vac__e_pfn(e);
-
-	if (!vac__e_swap(e))
-		return -EAGAIN;
-	room = vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv);
-	while (end < hi && follows(s, end, slot + (end - page)))
-		end++;
-	while (first > lo && slot > page - first &&
-	       follows(s, first - 1, slot - (page - first) - 1))
-		first--;
-	/* They went out together: it costs more to bring them in one by one than to make room for all. */
-	if (end - first > room) {
-		if (!alone)
-			return -ENOMEM;
-		first = page;
-		end = page + 1;
-	}
-	in->slot = slot - (page - first);
-	in->n = end - first;
-	in->at = page - first;
-	return fill(pool, s, in, s->family, first);
-}
-
-static void read_runs(struct vac_pool *pool, struct vac__swapin *in, int *err)
-{
-	struct vac__swap *sw = &pool->swap;
-	struct vac__swap_run run[CLUSTER];
-	unsigned n = 0, of[CLUSTER];
-
-	for (uint32_t i = 0, k; i < in->n; i += k) {
-		k = 1;
-		if (in->pfn[i] == VAC__NO_PFN)
-			continue;
-		while (i + k < in->n && in->pfn[i + k] == in->pfn[i] + k)
-			k++;
-		of[n] = i;
-		run[n++] =
-			(struct vac__swap_run){.mem = vac__frame_addr(pool, in->pfn[i]),
-					       .off = (uint64_t)(in->slot + i) << VAC__PAGE_SHIFT,
-					       .bytes = (size_t)k << VAC__PAGE_SHIFT};
-	}
-	if (n)
-		pool->mem->swap_io(pool->mem_ctx, &sw->file, false, run, n);
-	for (unsigned j = 0; j < n; j++) {
-		uint32_t pages = (uint32_t)(run[j].bytes >> VAC__PAGE_SHIFT);
-
-		for (uint32_t k = 0; k < pages; k++) {
-			struct vac__swap_run one = {
-				.mem = (char *)run[j].mem + ((size_t)k << VAC__PAGE_SHIFT),
-				.off = run[j].off + ((uint64_t)k << VAC__PAGE_SHIFT),
-				.bytes = VAC_PAGE_BYTES};
-
-			err[of[j] + k] = run[j].err;
-			/* One page that cannot be read must not take its neighbours with it. */
-			if (run[j].err == 0 || pages == 1)
-				continue;
-			pool->mem->swap_io(pool->mem_ctx, &sw->file, false, &one, 1);
-			err[of[j] + k] = one.err;
-		}
-	}
-}
-
-/* Nothing is held but the folios' locks, which are released. 0: look again. Negative: the page that was
- * wanted cannot be read. */
-int vac__swap_read(struct vac_pool *pool, struct vac__swapin *in)
-{
-	int err[CLUSTER] = {0}, r;
-
-	VAC__SYNC("swap_reading", in->slot);
-	read_runs(pool, in, err);
-	for (uint32_t i = 0; i < in->n; i++) {
-		struct vac__frame *f;
-
-		if (in->pfn[i] == VAC__NO_PFN)
-			continue;
-		f = vac__frame(pool, in->pfn[i]);
-		if (err[i] == 0) {
-			vac__or(&f->flags, VAC__F_CLEAN);
-			vac__and(&f->flags, ~VAC__F_READING);
-			vac__stat_add(&pool->swap.in, 1);
-			vac__folio_unlock(pool, in->pfn[i]);
-		} else {
-			vac__swap_error(pool, false);
-			drop_and_unlock(pool, in->pfn[i]);
-		}
-	}
-	r = in->pfn[in->at] == VAC__NO_PFN || err[in->at] == 0 ? 0 : -EIO;
-	vac__reclaim_done(pool, true);
-	return r;
-}
-
-/* The bytes of a slot that an entry names, while nobody can change the entry: of the cache's folio, or of
- * the file. */
-int vac__swap_peek(struct vac_pool *pool, uint32_t slot, void *to)
-{
-	struct vac__swap_run run = {
-		.mem = to, .off = (uint64_t)slot << VAC__PAGE_SHIFT, .bytes = VAC_PAGE_BYTES};
-	uint32_t c = vac__ld(&slot_of(pool, slot)->cache);
-
-	/* With a reference it is neither freed nor moved. */
-	if (c && vac__w_try_ref(&vac__frame(pool, c - 1)->word) == 0) {
-		bool good = vac__ld(&slot_of(pool, slot)->cache) == c &&
-			    !(vac__ld(&vac__frame(pool, c - 1)->flags) & VAC__F_READING);
-
-		if (good)
-			vac__port_copy(to, vac__frame_addr(pool, c - 1), VAC_PAGE_BYTES);
-		vac__folio_put(pool, c - 1, VAC__W_REF);
-		if (good)
-			return 0;
-	}
-	pool->mem->swap_io(pool->mem_ctx, &pool->swap.file, false, &run, 1);
-	return run.err;
 }
 
 /* Counted, and said once a minute. */
@@ -758,6 +589,11 @@ static size_t of_bytes(const struct vac_pool *pool)
 	return ((size_t)pool->max_blocks << pool->block_shift) * sizeof(uint32_t);
 }
 
+static size_t cold_bytes(const struct vac_pool *pool)
+{
+	return (of_bytes(pool) / sizeof(uint32_t) / CLUSTER / 64 + 1) * sizeof(uint64_t);
+}
+
 static int reserve(struct vac_pool *pool)
 {
 	struct vac__swap *sw = &pool->swap;
@@ -769,7 +605,9 @@ static int reserve(struct vac_pool *pool)
 		sw->taken = vac__port_table_reserve(VAC__SWAP_SLOTS_MAX / CLUSTER);
 	if (!sw->of)
 		sw->of = vac__port_table_reserve(of_bytes(pool));
-	return sw->slot && sw->taken && sw->of ? 0 : -ENOMEM;
+	if (!sw->cold)
+		sw->cold = vac__port_table_reserve(cold_bytes(pool));
+	return sw->slot && sw->taken && sw->of && sw->cold ? 0 : -ENOMEM;
 }
 
 /* The pool is closed: nobody is at it. */
@@ -786,6 +624,8 @@ void vac__swap_release(struct vac_pool *pool)
 		vac__port_table_release(sw->taken, VAC__SWAP_SLOTS_MAX / CLUSTER);
 	if (sw->of)
 		vac__port_table_release(sw->of, of_bytes(pool));
+	if (sw->cold)
+		vac__port_table_release(sw->cold, cold_bytes(pool));
 }
 
 static int swap_on(struct vac_pool *pool, const struct vac_swap_opts *o)
@@ -824,6 +664,7 @@ static int swap_on(struct vac_pool *pool, const struct vac_swap_opts *o)
 	vac__st_rlx(&sw->nr_bad, 0);
 	sw->nr_slots = (uint32_t)slots;
 	sw->next = 0;
+	vac__st_rlx(&sw->nr_asked, 0);
 	vac__st(&sw->state, VAC__SWAP_ON);
 	return 0;
 }
@@ -867,15 +708,15 @@ int vac__swap_bring(struct vac_pool *pool, uint32_t slot, bool wait)
 {
 	struct vac__slot *sl = slot_of(pool, slot);
 	uint32_t c = vac__ld(&sl->cache), ticket;
-	struct vac__swapin in = {.slot = slot, .n = 1};
+	struct vac__swapin in = {.slot[0] = slot, .n = 1};
 	int r;
 
 	if (c == 0) {
 		if (counted(sl) == 0)
 			return 0;
-		r = fill(pool, NULL, &in, sl->family, sl->index);
+		r = vac__swapin_fill(pool, NULL, &in, sl->family, sl->index);
 		if (r == 0)
-			r = vac__swap_read(pool, &in);
+			r = vac__swapin_read(pool, &in);
 		return r < 0 ? r : -EAGAIN;
 	}
 	if (!vac__folio_trylock(pool, c - 1)) {
@@ -887,7 +728,7 @@ int vac__swap_bring(struct vac_pool *pool, uint32_t slot, bool wait)
 		vac__swap_map_all(pool, c - 1);
 		/* An entry may have been copied meanwhile: it is found the next time. */
 		if (counted(sl) == 0) {
-			drop_and_unlock(pool, c - 1);
+			vac__swap_drop_unlock(pool, c - 1);
 			return -EAGAIN;
 		}
 	}

@@ -8,6 +8,7 @@
  *	             answer EPERM, only their capabilities are left, and there is no /dev/userfaultfd
  *	no-uffd      userfaultfd(2) answers ENOSYS, and there is no device
  *	no-io-uring  io_uring answers ENOSYS
+ *	no-aio       so do io_setup(2) and its kin
  *	no-proc      /proc is empty
  *	no-huge      no transparent huge pages, neither asked for nor given
  *
@@ -75,6 +76,8 @@ static const int container_calls[] = {
 };
 static const int uffd_calls[] = {SYS_userfaultfd};
 static const int uring_calls[] = {SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register};
+
+static const int aio_calls[] = {SYS_io_setup, SYS_io_submit, SYS_io_getevents};
 
 static _Noreturn void cannot(const char *what)
 {
@@ -145,7 +148,7 @@ static void drop_capabilities(void)
 }
 
 struct wants {
-	bool container, no_uffd, no_uring, no_proc, no_huge;
+	bool container, no_uffd, no_uring, no_aio, no_proc, no_huge;
 };
 
 static bool parse(char *list, struct wants *w)
@@ -153,11 +156,9 @@ static bool parse(char *list, struct wants *w)
 	const struct {
 		const char *name;
 		bool *flag;
-	} known[] = {{"container", &w->container},
-		     {"no-uffd", &w->no_uffd},
-		     {"no-io-uring", &w->no_uring},
-		     {"no-proc", &w->no_proc},
-		     {"no-huge", &w->no_huge}};
+	} known[] = {{"container", &w->container},  {"no-uffd", &w->no_uffd},
+		     {"no-io-uring", &w->no_uring}, {"no-aio", &w->no_aio},
+		     {"no-proc", &w->no_proc},      {"no-huge", &w->no_huge}};
 
 	for (char *p = strtok(list, ","); p; p = strtok(NULL, ",")) {
 		size_t i = 0;
@@ -173,11 +174,11 @@ static bool parse(char *list, struct wants *w)
 
 int main(int argc, char **argv)
 {
-	struct wants w = {false, false, false, false, false};
+	struct wants w = {false};
 
 	if (argc < 3 || !parse(argv[1], &w)) {
-		fprintf(stderr, "confine: WHAT is of: container no-uffd no-io-uring no-proc "
-				"no-huge\nUsage: confine WHAT[,WHAT...] COMMAND...\n");
+		fprintf(stderr, "confine: WHAT is of: container no-uffd no-io-uring no-aio "
+				"no-proc no-huge\nUsage: confine WHAT[,WHAT...] COMMAND...\n");
 		return 2;
 	}
 	if (w.container || w.no_uffd)
@@ -199,6 +200,8 @@ int main(int argc, char **argv)
 		refuse(uffd_calls, 1, ENOSYS);
 	if (w.no_uring)
 		refuse(uring_calls, 3, ENOSYS);
+	if (w.no_aio)
+		refuse(aio_calls, 3, ENOSYS);
 	execvp(argv[2], argv + 2);
 	fprintf(stderr, "confine: %s: %s\n", argv[2], strerror(errno));
 	return 127;

@@ -48,10 +48,12 @@ on() {
 
 export VAC_TEST_SCALE=small
 for what in container no-uffd no-io-uring no-huge; do
-	for t in pool space pin offline io syscalls; do
+	for t in pool space pin offline io syscalls swap swapfile; do
 		on "$what: test_$t" "$what" "$B/tests/test_$t"
 	done
 done
+# Swap has two ways to have several transfers under way, and a third without either.
+on "no-io-uring,no-aio: test_swap" no-io-uring,no-aio "$B/tests/test_swap"
 for what in container no-uffd no-io-uring no-huge no-proc container,no-io-uring,no-huge; do
 	on "$what: stress" "$what" "$VACATE" stress --pool 96M --block 8M --duration 2s
 done

@@ -3,8 +3,10 @@
  * The swap file: past the page cache where the file system allows it, from and to direct maps.
  *
  * One piece is a plain pread(2) or pwrite(2). Several go through one io_uring a file, all at once, where the
- * host has it and allows it (containers and sandboxes often do not); else one after the other. The ring is
- * spoken to by system calls of our own, as the library depends on nothing but libc.
+ * host has it and allows it. Containers and sandboxes often do not, but have the older io_submit(2): then a few
+ * contexts of that are kept (queue), each for one caller at a time, who takes what is free. Without either, or
+ * if all are in use, pieces go one after the other. Both are spoken to by system calls of our own, as the
+ * library depends on nothing but libc.
  *
  * Anybody's completions may be found by anybody: who waits and finds no one at it becomes the collector, takes
  * what is there, and tells the others by moving `turn` on. A piece's memory is on the stack of its caller, who
@@ -13,6 +15,7 @@
  * Locks: `submit` is held for one system call that does not wait; `collect` while waiting in the kernel, for a
  * completion of which the collector's own pieces are some. Nothing else is taken under either.
  */
+#include <linux/aio_abi.h>
 #include <linux/io_uring.h>
 #include <stdio.h>
 #include <string.h>
@@ -26,6 +29,8 @@
 #endif
 
 #define ENTRIES 64u
+#define QUEUES 4u
+#define DEPTH 32u /* pieces that one queue has under way at most */
 
 struct ring {
 	int fd;
@@ -38,6 +43,16 @@ struct ring {
 	_Atomic uint32_t turn;
 	_Atomic uint32_t
 		inside; /* submitted and not collected: never more than the completion queue holds */
+};
+
+/* In the place of a ring, and told from it by fd, which is -1. */
+struct queues {
+	int fd;
+	unsigned n;
+	struct {
+		aio_context_t ctx;
+		_Atomic uint32_t taken;
+	} q[QUEUES];
 };
 
 /* ---- The ring ---------------------------------------------------------------------------------- */
@@ -103,6 +118,99 @@ fail:
 	ring_close(r);
 	return NULL;
 }
+
+/* ---- Without a ring ----------------------------------------------------------------------------- */
+
+/* NULL: not even one is to be had (fs.aio-max-nr, or forbidden). */
+static struct queues *queues_open(void)
+{
+	struct queues *q;
+
+	/* The kernel maps a few pages for each. */
+	if (!vac__port_vma_charge(QUEUES, false))
+		return NULL;
+	q = vac__port_meta_reserve(VAC_PAGE_BYTES);
+	if (q) {
+		q->fd = -1;
+		while (q->n < QUEUES &&
+		       vac__sys(syscall(SYS_io_setup, DEPTH, &q->q[q->n].ctx)) == 0)
+			q->n++;
+		if (q->n)
+			return q;
+		vac__port_meta_release(q, VAC_PAGE_BYTES);
+	}
+	vac__port_vma_charge(-(long)QUEUES, true);
+	return NULL;
+}
+
+static void queues_close(struct queues *q)
+{
+	for (unsigned i = 0; i < q->n; i++)
+		syscall(SYS_io_destroy, q->q[i].ctx);
+	vac__port_vma_charge(-(long)QUEUES, true);
+	vac__port_meta_release(q, VAC_PAGE_BYTES);
+}
+
+/* Up to DEPTH runs on a queue of one's own. What could not be handed over, or was done in part, is left as it
+ * was (err 1), for the caller to do by himself. */
+static void queue_run(aio_context_t ctx, int fd, bool write, struct vac__swap_run *run, unsigned n)
+{
+	struct iocb cb[DEPTH], *list[DEPTH];
+	struct io_event ev[DEPTH];
+	unsigned in = 0, out = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		cb[i] = (struct iocb){.aio_data = (uintptr_t)&run[i],
+				      .aio_lio_opcode = write ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD,
+				      .aio_fildes = (uint32_t)fd,
+				      .aio_buf = (uintptr_t)run[i].mem,
+				      .aio_nbytes = run[i].bytes,
+				      .aio_offset = (int64_t)run[i].off};
+		list[i] = &cb[i];
+	}
+	while (in < n) {
+		long r = vac__sys(syscall(SYS_io_submit, ctx, (long)(n - in), list + in));
+
+		if (r == -EINTR)
+			continue;
+		if (r <= 0)
+			break;
+		in += (unsigned)r;
+	}
+	while (out < in) {
+		long r = vac__sys(syscall(SYS_io_getevents, ctx, (long)(in - out), (long)(in - out),
+					  ev, NULL));
+
+		for (long i = 0; i < r; i++) {
+			struct vac__swap_run *of = (void *)(uintptr_t)ev[i].data;
+			int64_t res = ev[i].res;
+
+			of->err = res == (int64_t)of->bytes                     ? 0
+				  : res >= 0 || res == -EAGAIN || res == -EINTR ? 1
+										: (int)res;
+			out++;
+		}
+	}
+}
+
+/* Runs of one caller, on a queue that nobody has. False: there is none. */
+static bool queues_io(struct queues *q, int fd, bool write, struct vac__swap_run *run, unsigned n)
+{
+	for (unsigned i = 0; i < q->n; i++) {
+		uint32_t zero = 0;
+
+		if (!atomic_compare_exchange_strong(&q->q[i].taken, &zero, 1))
+			continue;
+		for (unsigned at = 0; at < n; at += DEPTH)
+			queue_run(q->q[i].ctx, fd, write, run + at,
+				  n - at < DEPTH ? n - at : DEPTH);
+		atomic_store(&q->q[i].taken, 0);
+		return true;
+	}
+	return false;
+}
+
+/* ---- Completions of the ring --------------------------------------------------------------------- */
 
 /* Take what has been completed. The collector's role is held. */
 static void take_all(struct ring *r)
@@ -248,14 +356,18 @@ int vac__swap_open(void *ctx, int fd, uint64_t bytes, struct vac__swapfile *f)
 	if (r < 0)
 		return r;
 	*f = (struct vac__swapfile){.fd = r, .bytes = bytes, .priv = (uintptr_t)ring_open()};
+	if (!f->priv)
+		f->priv = (uintptr_t)queues_open();
 	return 0;
 }
 
 void vac__swap_close(void *ctx, struct vac__swapfile *f)
 {
 	(void)ctx;
-	if (f->priv)
+	if (f->priv && ((struct ring *)f->priv)->fd >= 0)
 		ring_close((struct ring *)f->priv);
+	else if (f->priv)
+		queues_close((struct queues *)f->priv);
 	vac__sys_close(f->fd);
 	f->fd = -1;
 }
@@ -278,6 +390,17 @@ static int transfer(int fd, bool write, const struct vac__swap_run *run)
 	return 0;
 }
 
+/*
+ * Somebody has made the file shorter: what was beyond its end is lost, and reading it fails. A write there
+ * would make it longer again, and what was lost zeroes, so nothing is written any more.
+ */
+static bool was_cut(const struct vac__swapfile *f)
+{
+	struct stat st;
+
+	return fstat(f->fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size < f->bytes;
+}
+
 void vac__swap_io(void *ctx, struct vac__swapfile *f, bool write, struct vac__swap_run *run,
 		  unsigned n)
 {
@@ -289,6 +412,16 @@ void vac__swap_io(void *ctx, struct vac__swapfile *f, bool write, struct vac__sw
 	for (unsigned i = 0; i < n; i++) {
 		run[i].err = 1;
 		run[i].left = &left;
+	}
+	if (write && was_cut(f)) {
+		for (unsigned i = 0; i < n; i++)
+			run[i].err = -EIO;
+		return;
+	}
+	if (ring && ring->fd < 0) {
+		if (n > 1)
+			queues_io((struct queues *)f->priv, f->fd, write, run, n);
+		ring = NULL;
 	}
 	while (ring && n > 1 && at < n) {
 		atomic_fetch_add(&left, n - at);
