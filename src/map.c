@@ -42,13 +42,13 @@ unsigned vac__host_prot(uint64_t e)
 {
 	return (e & VAC__E_READ ? VAC__READ : 0) |
 	       ((e & VAC__E_WRITE) && (e & VAC__E_EXCL) ? VAC__WRITE : 0) |
-	       (e & VAC__E_HWATCH ? VAC__WATCH : 0);
+	       (e & VAC__E_HWATCH ? VAC__WATCH : 0) | (e & VAC__E_HBLIND ? VAC__BLIND : 0);
 }
 
 /* And how to show it anew: where the platform can, so that a write to what is shared reaches us. */
 unsigned vac__host_want(const struct vac_pool *pool, uint64_t e)
 {
-	unsigned prot = vac__host_prot(e & ~(uint64_t)VAC__E_HWATCH);
+	unsigned prot = vac__host_prot(e & ~(uint64_t)(VAC__E_HWATCH | VAC__E_HBLIND));
 
 	if (pool->watches && (e & VAC__E_WRITE) && !(e & VAC__E_EXCL))
 		prot |= VAC__WATCH;
@@ -85,8 +85,10 @@ static uint64_t segment_key(struct vac_pool *pool, uint64_t e, uint32_t i)
 		return 0;
 	if (e & VAC__E_HWATCH) /* writers are let in within one mapping */
 		e &= ~(uint64_t)VAC__E_HWRITE;
+	if (e & VAC__E_HBLIND)
+		e &= ~(uint64_t)(VAC__E_HREAD | VAC__E_HWRITE);
 	return (uint64_t)(pfn - i) << 32 | (uint64_t)(pfn >> pool->block_shift) << 12 |
-	       (e & (VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE | VAC__E_HWATCH));
+	       (e & VAC__E_HOST);
 }
 
 uint32_t vac__segments_of(struct vac_space *s, uint32_t vpb)
@@ -231,8 +233,7 @@ static void hide_entry(struct vac_space *s, vac__entry *slot, unsigned prot)
 
 	(void)s, (void)prot;
 	if (e & VAC__E_HMAP)
-		vac__st(slot, e & ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE |
-					      VAC__E_HWATCH));
+		vac__st(slot, e & ~(uint64_t)VAC__E_HOST);
 }
 
 /* The host shows pages [page, page + n) of one vpb, all of which it does show, no more; a touch
@@ -282,20 +283,23 @@ static void alike(struct vac_space *s, uint32_t page, uint64_t mask, uint32_t *f
 	}
 }
 
-/* Let writers into the pages of [first, first + n) that are ours alone and shown with VAC__WATCH. */
+/* A writer can be let into the page: it is ours alone, shown, and watched. */
+static bool may_allow(uint64_t e)
+{
+	return (e & VAC__E_HREAD) && (e & (VAC__E_HWATCH | VAC__E_HBLIND)) &&
+	       !(e & VAC__E_HWRITE) && (vac__host_prot(e) & VAC__WRITE);
+}
+
+/* Let writers into the pages of [first, first + n) where they can be. */
 static int allow(struct vac_space *s, uint32_t first, uint32_t n)
 {
 	uint32_t k;
 	int r = 0;
 
 	for (uint32_t i = 0; i < n && r == 0; i += k) {
-		for (k = 0; i + k < n; k++) {
-			uint64_t e = vac__ld_rlx(vac__pte(s, first + i + k));
-
-			if ((e & (VAC__E_HWATCH | VAC__E_HWRITE)) != VAC__E_HWATCH ||
-			    !(vac__host_prot(e) & VAC__WRITE))
+		for (k = 0; i + k < n; k++)
+			if (!may_allow(vac__ld_rlx(vac__pte(s, first + i + k))))
 				break;
-		}
 		if (k == 0) {
 			k = 1;
 			continue;
@@ -325,6 +329,38 @@ static int widen(struct vac_space *s, uint32_t first, uint32_t n, unsigned had, 
 	return r;
 }
 
+/*
+ * A page that is blind, with neighbours that are like it: all of them where they are ours alone, as cow.c
+ * has chosen them; 64 KiB of those that are shared, as to show a page costs as much as to copy a tenth of
+ * it. What the engine believes to be shown is shown once more: the host may have forgotten it.
+ */
+static int refresh_blind(struct vac_space *s, uint32_t page)
+{
+	uint64_t e = vac__ld_rlx(vac__pte(s, page));
+	uint64_t bits = (UINT64_C(1) << VAC__E_PFN_SHIFT) - 1;
+	unsigned prot = vac__host_prot(e) & (VAC__READ | VAC__WRITE);
+	uint32_t first, n, lo = page - page % VAC__SHOW_PAGES, hi = lo + VAC__SHOW_PAGES;
+	int r;
+
+	alike(s, page, bits, &first, &n);
+	if (may_allow(e))
+		return allow(s, first, n);
+	if (e & VAC__E_HREAD) {
+		first = page;
+		n = 1;
+	} else if (!(prot & VAC__WRITE)) {
+		hi = hi < first + n ? hi : first + n;
+		first = lo > first ? lo : first;
+		n = hi - first;
+	}
+	r = s->pool->mem->reveal(s->pool->mem_ctx, vac__page_addr(s, first),
+				 (size_t)n << VAC__PAGE_SHIFT, prot);
+	for (uint32_t i = 0; r == 0 && i < n; i++)
+		vac__or(vac__pte(s, first + i),
+			vac__host_bits(prot) & (VAC__E_HREAD | VAC__E_HWRITE));
+	return r;
+}
+
 /* With neighbours that are like it, so that what was split is not touched page by page. Where the
  * platform watches writers, one mapping shows what is shared and what is not. */
 static int refresh_base(struct vac_space *s, uint32_t page)
@@ -336,10 +372,6 @@ static int refresh_base(struct vac_space *s, uint32_t page)
 	unsigned prot;
 	int r;
 
-	if (e & VAC__E_HWATCH) {
-		alike(s, page, bits, &first, &n);
-		return allow(s, first, n);
-	}
 	alike(s, page, watch ? bits & ~VAC__E_EXCL : bits, &first, &n);
 	for (uint32_t i = 0; i < n; i++)
 		any |= ~vac__ld_rlx(vac__pte(s, first + i));
@@ -353,7 +385,8 @@ static int refresh_base(struct vac_space *s, uint32_t page)
 	for (uint32_t i = 0; i < n; i++) {
 		vac__entry *slot = vac__pte(s, first + i);
 
-		vac__st(slot, vac__ld_rlx(slot) | vac__host_bits(prot));
+		vac__st(slot,
+			(vac__ld_rlx(slot) & ~(uint64_t)VAC__E_HBLIND) | vac__host_bits(prot));
 	}
 	return prot & VAC__WATCH ? allow(s, first, n) : 0;
 }
@@ -375,8 +408,20 @@ static int refresh_huge(struct vac_space *s, uint32_t vpb)
 	if (r == 0)
 		r = host_map(s, page, VAC__PB_PAGES, vac__e_pfn(e), prot);
 	if (r == 0)
-		vac__st(slot, e | vac__host_bits(prot));
+		vac__st(slot, (e & ~(uint64_t)VAC__E_HBLIND) | vac__host_bits(prot));
 	return r;
+}
+
+/* All pages of a table are ours alone, in order, and alike: to be shown by one mapping that is not blind. */
+static bool all_ours(struct vac_space *s, uint32_t page)
+{
+	uint64_t bits = (UINT64_C(1) << VAC__E_PFN_SHIFT) - 1;
+	uint32_t first, n;
+
+	if (!(vac__host_prot(vac__ld_rlx(vac__pte(s, page))) & VAC__WRITE))
+		return false;
+	alike(s, page, bits & ~(uint64_t)(VAC__E_HREAD | VAC__E_HWRITE), &first, &n);
+	return n == VAC__PB_PAGES;
 }
 
 /* The host shows less of a present page than the entry allows: show it again. The ptl is held. */
@@ -384,9 +429,19 @@ int vac__host_refresh(struct vac_space *s, uint32_t page)
 {
 	uint32_t vpb = page >> VAC__PB_ORDER;
 	bool table = (vac__ld_rlx(vac__pmd(s, vpb)) & VAC__E_TYPE) == VAC__E_TABLE;
+	uint64_t e = table ? vac__ld_rlx(vac__pte(s, page)) : 0;
 	int r;
 
 	VAC__DEBUG_ASSERT(vac__e_present(vac__entry_get(s, page)));
+	/* These two change no host mapping. */
+	if (e & VAC__E_HWATCH) {
+		uint32_t first, n;
+
+		alike(s, page, (UINT64_C(1) << VAC__E_PFN_SHIFT) - 1, &first, &n);
+		return allow(s, first, n);
+	}
+	if ((e & VAC__E_HBLIND) && !all_ours(s, page))
+		return refresh_blind(s, page);
 	if (!vac__port_vma_charge(2, false))
 		return -ENOMEM;
 	r = table ? refresh_base(s, page) : refresh_huge(s, vpb);
@@ -409,7 +464,7 @@ int vac__host_refresh_table(struct vac_space *s, uint32_t vpb)
 		return -ENOMEM;
 	r = host_map(s, first, VAC__PB_PAGES, vac__e_pfn(e), prot);
 	for (uint32_t p = first; p < first + VAC__PB_PAGES && r == 0; p++) {
-		e = vac__ld_rlx(vac__pte(s, p)) & ~(uint64_t)VAC__E_HWATCH;
+		e = vac__ld_rlx(vac__pte(s, p)) & ~(uint64_t)(VAC__E_HWATCH | VAC__E_HBLIND);
 		vac__st(vac__pte(s, p), e | vac__host_bits(prot));
 	}
 	vac__segments_settle(s, vpb, 2);
@@ -556,6 +611,21 @@ static void stop_entry(struct vac_space *s, vac__entry *slot, unsigned prot)
 	(void)s, (void)prot;
 	if (e & VAC__E_HWRITE)
 		vac__st(slot, e & ~(uint64_t)VAC__E_HWRITE);
+}
+
+static void blind_entry(struct vac_space *s, vac__entry *slot, unsigned prot)
+{
+	uint64_t e = vac__ld_rlx(slot);
+
+	(void)s, (void)prot;
+	if (e & VAC__E_HMAP)
+		vac__st(slot, (e & ~(uint64_t)VAC__E_HOST) | VAC__E_HMAP | VAC__E_HBLIND);
+}
+
+/* What the host shows in [first, end) is blind now. */
+void vac__entries_blind(struct vac_space *s, uint32_t first, uint32_t end)
+{
+	change_entries(s, first, end, blind_entry, 0);
 }
 
 /* The host lets nobody write in [first, end) any more. */

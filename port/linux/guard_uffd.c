@@ -15,6 +15,9 @@
  *	          which nobody has to serve: the page is mapped anew before long, and woken.
  *	watched   the same for long, as others share the memory. A write is an event that the engine
  *	          serves; its page then loses its mark, and no mapping is cut for that.
+ *	blind     shown, in a mapping of which every page that the page table does not have is an event.
+ *		  The engine puts pages into the page table one by one, to be written, or marked as
+ *		  watched ones are. It costs no mapping and no change of one.
  *	bare      no rights, not watched: SIGSEGV, or EFAULT, of the host's own.
  *
  * Invariants:
@@ -47,6 +50,9 @@
 #ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
 #define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12)
 #endif
+#ifndef UFFDIO_CONTINUE_MODE_WP
+#define UFFDIO_CONTINUE_MODE_WP ((uint64_t)1 << 1)
+#endif
 #ifndef UFFD_FEATURE_POISON
 #define UFFD_FEATURE_POISON (1 << 14)
 #endif
@@ -60,7 +66,8 @@ struct vac__uffdio_poison {
 
 #define FEATURES                                                                          \
 	(UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EXACT_ADDRESS | UFFD_FEATURE_EVENT_REMAP | \
-	 UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_POISON)
+	 UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM |               \
+	 UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_POISON)
 
 #define PM_UFFD_WP ((uint64_t)1 << 57) /* of an entry of /proc/self/pagemap */
 
@@ -470,13 +477,54 @@ static int mark(struct vac__uffd *u, void *addr, size_t bytes)
 }
 
 /*
- * Measured, 2 MiB of one host page (us): watch 0.8, unmap from the page table 1.1, mark 2.5, look 3.2.
- * Where whole pageblocks leave, a huge page may be beneath; smaller runs are only seen to be marked.
+ * "Watch, then unmap from the page table": watching waits for every fault that is being served with the
+ * mapping as it was, so nothing comes into the page table after it has been emptied but by reveal.
  */
-int vac__uffd_protect(struct vac__uffd *u, void *addr, size_t bytes)
+int vac__uffd_blind(struct vac__uffd *u, void *addr, size_t bytes)
+{
+	int r = watch(u, addr, bytes,
+		      UFFDIO_REGISTER_MODE_MINOR | UFFDIO_REGISTER_MODE_MISSING |
+			      UFFDIO_REGISTER_MODE_WP);
+
+	return r < 0 ? r : vac__sys_madvise(addr, bytes, MADV_DONTNEED);
+}
+
+/* Whoever waits for the pages is woken by the kernel. */
+int vac__uffd_reveal(struct vac__uffd *u, void *addr, size_t bytes, bool writable)
+{
+	uintptr_t at = (uintptr_t)addr, end = at + bytes;
+	int r = 0;
+
+	while (at < end) {
+		struct uffdio_continue c = {.range = {.start = at, .len = end - at},
+					    .mode = writable ? 0 : UFFDIO_CONTINUE_MODE_WP};
+
+		r = uffd_ioctl(u, UFFDIO_CONTINUE, &c);
+		if (r == 0)
+			break;
+		if (c.mapped > 0) {
+			at += (uintptr_t)c.mapped;
+		} else if (r == -EEXIST) {
+			at += VAC_PAGE_BYTES;
+		} else if (r == -EAGAIN) {
+			sched_yield(); /* somebody is moving a hole in */
+		} else {
+			break;
+		}
+		r = 0;
+	}
+	return r == 0 ? 0 : -ENOMEM;
+}
+
+/*
+ * Measured, 2 MiB of one host page (us): watch 0.8, unmap from the page table 1.1, mark 2.5, look 3.2.
+ * Where whole pageblocks leave, a huge page may be beneath; smaller runs are only seen to be marked, and so
+ * is what is blind, which is mapped page by page.
+ */
+int vac__uffd_protect(struct vac__uffd *u, void *addr, size_t bytes, bool blind)
 {
 	bool careless = atomic_load_explicit(&vac__uffd_test_careless, memory_order_relaxed);
-	bool zap = ((uintptr_t)addr | bytes) % VAC_PAGEBLOCK_BYTES == 0 && !careless;
+	bool zap = ((uintptr_t)addr | bytes) % VAC_PAGEBLOCK_BYTES == 0 && !careless && !blind;
 	int r = watch(u, addr, bytes, UFFDIO_REGISTER_MODE_WP);
 
 	for (int tries = 0; r == 0; tries++) {
