@@ -138,6 +138,39 @@ void vac__segments_settle(struct vac_space *s, uint32_t vpb, long charged)
 		vac__port_vma_charge(delta - charged, true);
 }
 
+/* Where one host mapping ends and another begins, among pages [first, first + n) of a table, and at either
+ * end of these. */
+static uint32_t borders(struct vac_space *s, uint32_t first, uint32_t n)
+{
+	uint32_t base = first - first % VAC__PB_PAGES, i = first - base, end = i + n, count = 0;
+	uint64_t last, key;
+
+	i += i == 0;
+	last = segment_key(s->pool, vac__ld_rlx(vac__pte(s, base + i - 1)), i - 1);
+	for (; i <= end && i < VAC__PB_PAGES; i++) {
+		key = segment_key(s->pool, vac__ld_rlx(vac__pte(s, base + i)), i);
+		count += key != last;
+		last = key;
+	}
+	return count;
+}
+
+/* vac__segments_settle() where only [first, first + n) has changed, which had so many borders before, of a
+ * vpb that showed something before and does now. */
+static void segments_adjust(struct vac_space *s, uint32_t first, uint32_t n, uint32_t before,
+			    long charged)
+{
+	uint32_t vpb = first >> VAC__PB_ORDER;
+	long delta = (long)borders(s, first, n) - before;
+
+	vac__lock(&s->segments, VAC__RANK_SEGMENTS);
+	s->nseg[vpb] = (uint16_t)(s->nseg[vpb] + delta);
+	vac__unlock(&s->segments, VAC__RANK_SEGMENTS);
+	VAC__DEBUG_ASSERT(s->nseg[vpb] == vac__segments_of(s, vpb));
+	if (delta != charged)
+		vac__port_vma_charge(delta - charged, true);
+}
+
 /* ---- Installing ----------------------------------------------------------------------------- */
 
 static int host_map(struct vac_space *s, uint32_t page, uint32_t n, uint32_t pfn, unsigned prot)
@@ -368,11 +401,14 @@ static int refresh_base(struct vac_space *s, uint32_t page)
 	uint64_t bits = (UINT64_C(1) << VAC__E_PFN_SHIFT) - 1, any = 0;
 	uint64_t e = vac__ld_rlx(vac__pte(s, page));
 	bool watch = s->pool->watches && !(e & VAC__E_HMAP);
-	uint32_t first, n;
+	/* The nseg of a vpb is written under its ptl. */
+	bool local = s->nseg[page >> VAC__PB_ORDER] != 0;
+	uint32_t first, n, before;
 	unsigned prot;
 	int r;
 
 	alike(s, page, watch ? bits & ~VAC__E_EXCL : bits, &first, &n);
+	before = local ? borders(s, first, n) : 0;
 	for (uint32_t i = 0; i < n; i++)
 		any |= ~vac__ld_rlx(vac__pte(s, first + i));
 	prot = vac__host_want(s->pool, any & VAC__E_EXCL ? e & ~(uint64_t)VAC__E_EXCL : e);
@@ -380,15 +416,17 @@ static int refresh_base(struct vac_space *s, uint32_t page)
 		r = widen(s, first, n, e & VAC__E_HREAD ? VAC__READ : 0, prot);
 	else
 		r = host_map(s, first, n, vac__e_pfn(e) - (page - first), prot);
-	if (r < 0)
-		return r;
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = 0; r == 0 && i < n; i++) {
 		vac__entry *slot = vac__pte(s, first + i);
 
 		vac__st(slot,
 			(vac__ld_rlx(slot) & ~(uint64_t)VAC__E_HBLIND) | vac__host_bits(prot));
 	}
-	return prot & VAC__WATCH ? allow(s, first, n) : 0;
+	if (local)
+		segments_adjust(s, first, n, before, 2);
+	else
+		vac__segments_settle(s, page >> VAC__PB_ORDER, 2);
+	return r == 0 && prot & VAC__WATCH ? allow(s, first, n) : r;
 }
 
 static int refresh_huge(struct vac_space *s, uint32_t vpb)
@@ -444,7 +482,9 @@ int vac__host_refresh(struct vac_space *s, uint32_t page)
 		return refresh_blind(s, page);
 	if (!vac__port_vma_charge(2, false))
 		return -ENOMEM;
-	r = table ? refresh_base(s, page) : refresh_huge(s, vpb);
+	if (table)
+		return refresh_base(s, page);
+	r = refresh_huge(s, vpb);
 	vac__segments_settle(s, vpb, 2);
 	return r;
 }

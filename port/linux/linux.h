@@ -227,6 +227,9 @@ VAC__HIDDEN int vac__uffd_blind(struct vac__uffd *uffd, void *addr, size_t bytes
 VAC__HIDDEN int vac__uffd_reveal(struct vac__uffd *uffd, void *addr, size_t bytes, bool writable);
 /* Touches of the range, which is PROT_NONE or nobody's yet, reach the engine from now on. */
 VAC__HIDDEN int vac__uffd_watch(struct vac__uffd *uffd, void *addr, size_t bytes);
+/* The calling thread is about to sleep, or to be busy for long: if it reads events, another does so from
+ * now on. */
+VAC__HIDDEN void vac__uffd_pause(void);
 /* Wait until every fault read so far has been served. */
 VAC__HIDDEN void vac__uffd_fence(void);
 VAC__HIDDEN void vac__uffd_quiet(struct vac__uffd *uffd);

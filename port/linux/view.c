@@ -185,6 +185,15 @@ static void wake(void *arg, void *addr, size_t bytes)
 		vac__uffd_wake(ctx->uffd, addr, bytes);
 }
 
+/* A watched mapping, to another address. It returns when the event of it has been read, by another. */
+static int move_here(void *p, size_t bytes, void *addr)
+{
+	vac__uffd_pause();
+	return syscall(SYS_mremap, p, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, addr) == -1
+		       ? -errno
+		       : 0;
+}
+
 /*
  * Shown so that every write is an event: marked elsewhere, and moved in with its marks, as a write between
  * a mapping and its marks would be lost to whoever shares the memory. All such mappings are kept from
@@ -210,8 +219,8 @@ static int map_watched(struct vac__mem_ctx *ctx, void *addr, size_t bytes, int f
 		r = 0;
 	if (!r)
 		r = vac__uffd_protect(ctx->uffd, p, bytes, false);
-	if (!r && syscall(SYS_mremap, p, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, addr) == -1)
-		r = -errno;
+	if (!r)
+		r = move_here(p, bytes, addr);
 	if (r < 0)
 		vac__sys_munmap(p, bytes);
 	return r;
@@ -405,8 +414,8 @@ static int move_hole(struct vac__mem_ctx *ctx, void *addr, size_t bytes)
 		return r;
 	mark_bare(p, bytes);
 	r = vac__uffd_watch(ctx->uffd, p, bytes);
-	if (!r && syscall(SYS_mremap, p, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, addr) == -1)
-		r = -errno;
+	if (!r)
+		r = move_here(p, bytes, addr);
 	if (r < 0)
 		vac__sys_munmap(p, bytes);
 	return r;
