@@ -177,7 +177,8 @@ struct vac__held *vac__port_held(void);
  * VAC_GUARD_USERFAULTFD only. */
 #define VAC__WATCH 4u
 
-/* Of what is shown: blinded, see blind. Told to leave and stay; never asked for of map. */
+/* Of what is shown: blinded, see blind. Told to leave and stay; to map, of what it replaces, if that was blind
+ * or watched: writers that wait for it are told. */
 #define VAC__BLIND 8u
 
 #define VAC__WAITS 0u

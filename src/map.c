@@ -394,6 +394,19 @@ static int refresh_blind(struct vac_space *s, uint32_t page)
 	return r;
 }
 
+/* All pages of a table are ours alone, in order, and alike but for what the host shows of them: one mapping made
+ * anew shows them all, which may be a 2 MiB page of the host's. */
+static bool all_ours(struct vac_space *s, uint32_t page)
+{
+	uint64_t bits = (UINT64_C(1) << VAC__E_PFN_SHIFT) - 1;
+	uint32_t first, n;
+
+	if (!(vac__host_prot(vac__ld_rlx(vac__pte(s, page))) & VAC__WRITE))
+		return false;
+	alike(s, page, bits & ~(uint64_t)(VAC__E_HREAD | VAC__E_HWRITE), &first, &n);
+	return n == VAC__PB_PAGES;
+}
+
 /* With neighbours that are like it, so that what was split is not touched page by page. Where the
  * platform watches writers, one mapping shows what is shared and what is not. */
 static int refresh_base(struct vac_space *s, uint32_t page)
@@ -403,19 +416,26 @@ static int refresh_base(struct vac_space *s, uint32_t page)
 	bool watch = s->pool->watches && !(e & VAC__E_HMAP);
 	/* The nseg of a vpb is written under its ptl. */
 	bool local = s->nseg[page >> VAC__PB_ORDER] != 0;
+	bool whole = all_ours(s, page);
 	uint32_t first, n, before;
 	unsigned prot;
 	int r;
 
-	alike(s, page, watch ? bits & ~VAC__E_EXCL : bits, &first, &n);
+	if (whole) {
+		first = page - page % VAC__PB_PAGES;
+		n = VAC__PB_PAGES;
+	} else {
+		alike(s, page, watch ? bits & ~VAC__E_EXCL : bits, &first, &n);
+	}
 	before = local ? borders(s, first, n) : 0;
 	for (uint32_t i = 0; i < n; i++)
 		any |= ~vac__ld_rlx(vac__pte(s, first + i));
 	prot = vac__host_want(s->pool, any & VAC__E_EXCL ? e & ~(uint64_t)VAC__E_EXCL : e);
-	if ((e & VAC__E_HMAP) && !s->pool->watches)
+	if ((e & VAC__E_HMAP) && !s->pool->watches && !whole)
 		r = widen(s, first, n, e & VAC__E_HREAD ? VAC__READ : 0, prot);
 	else
-		r = host_map(s, first, n, vac__e_pfn(e) - (page - first), prot);
+		r = host_map(s, first, n, vac__e_pfn(e) - (page - first),
+			     prot | (e & VAC__E_HBLIND ? VAC__BLIND : 0));
 	for (uint32_t i = 0; r == 0 && i < n; i++) {
 		vac__entry *slot = vac__pte(s, first + i);
 
@@ -448,18 +468,6 @@ static int refresh_huge(struct vac_space *s, uint32_t vpb)
 	if (r == 0)
 		vac__st(slot, (e & ~(uint64_t)VAC__E_HBLIND) | vac__host_bits(prot));
 	return r;
-}
-
-/* All pages of a table are ours alone, in order, and alike: to be shown by one mapping that is not blind. */
-static bool all_ours(struct vac_space *s, uint32_t page)
-{
-	uint64_t bits = (UINT64_C(1) << VAC__E_PFN_SHIFT) - 1;
-	uint32_t first, n;
-
-	if (!(vac__host_prot(vac__ld_rlx(vac__pte(s, page))) & VAC__WRITE))
-		return false;
-	alike(s, page, bits & ~(uint64_t)(VAC__E_HREAD | VAC__E_HWRITE), &first, &n);
-	return n == VAC__PB_PAGES;
 }
 
 /* The host shows less of a present page than the entry allows: show it again. The ptl is held. */
@@ -496,13 +504,15 @@ int vac__host_refresh(struct vac_space *s, uint32_t page)
 int vac__host_refresh_table(struct vac_space *s, uint32_t vpb)
 {
 	uint32_t first = vpb * VAC__PB_PAGES;
-	uint64_t e = vac__ld_rlx(vac__pte(s, first));
+	uint64_t e = vac__ld_rlx(vac__pte(s, first)), any = 0;
 	unsigned prot = vac__host_want(s->pool, e);
 	int r;
 
 	if (!vac__port_vma_charge(2, false))
 		return -ENOMEM;
-	r = host_map(s, first, VAC__PB_PAGES, vac__e_pfn(e), prot);
+	for (uint32_t p = first; p < first + VAC__PB_PAGES; p++)
+		any |= vac__ld_rlx(vac__pte(s, p)) & (VAC__E_HWATCH | VAC__E_HBLIND);
+	r = host_map(s, first, VAC__PB_PAGES, vac__e_pfn(e), prot | (any ? VAC__BLIND : 0));
 	for (uint32_t p = first; p < first + VAC__PB_PAGES && r == 0; p++) {
 		e = vac__ld_rlx(vac__pte(s, p)) & ~(uint64_t)(VAC__E_HWATCH | VAC__E_HBLIND);
 		vac__st(vac__pte(s, p), e | vac__host_bits(prot));

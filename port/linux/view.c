@@ -242,7 +242,7 @@ int vac__view_map(void *arg, void *addr, size_t bytes, struct vac__backing *b, s
 		prefault(lo, bytes, off, prot);
 	/* Writers who wait for a leaving page are told by us alone. Those who wait for a missing one are told
 	 * by the handler of their fault, when the engine is through with it. */
-	if (left)
+	if (left || prot & VAC__BLIND)
 		wake(ctx, addr, bytes);
 	return 0;
 }

@@ -489,6 +489,7 @@ static int map(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size
 {
 	struct host_block *h = block_of(b);
 	uint64_t a = (uintptr_t)addr;
+	bool told = pte_at(a)->leaving || prot & VAC__BLIND;
 
 	(void)ctx;
 	if (off + bytes > h->bytes)
@@ -499,14 +500,16 @@ static int map(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size
 	if (!pte_at(a)->leaving && refuse(faults.map))
 		return -ENOMEM;
 	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES)
-		*pte_at(a + i) = (struct host_pte){.block = (int)b->priv,
-						   .off = (uint32_t)(off + i),
-						   .prot = (uint8_t)(prot & ~VAC__WATCH),
-						   .watch = prot & VAC__WATCH};
+		*pte_at(a + i) =
+			(struct host_pte){.block = (int)b->priv,
+					  .off = (uint32_t)(off + i),
+					  .prot = (uint8_t)(prot & (VAC__READ | VAC__WRITE)),
+					  .watch = prot & VAC__WATCH};
 	check_vmas();
 	sim_yield();
 	flush(a, bytes);
-	wake_writers();
+	if (told)
+		wake_writers();
 	sim_yield();
 	return 0;
 }
