@@ -44,13 +44,23 @@ struct plan {
 
 struct times {
 	uint64_t call_ns, write_ns;
-	double median_ns; /* of single writes */
+	uint64_t cpu_call_ns, cpu_write_ns; /* processor time of the process, all of its threads */
+	double median_ns;                   /* of single writes */
 };
 
 struct sums { /* over the runs */
 	double call_us, faults, copied_mib;
 	double median[BENCH_RUNS_MAX], peer_median[BENCH_RUNS_MAX], floor[BENCH_RUNS_MAX];
+	double cpu[BENCH_RUNS_MAX], peer_cpu[BENCH_RUNS_MAX]; /* the figure, by processor time */
 };
+
+static uint64_t cpu_now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
 
 static int plan_make(struct plan *p, const struct snap_case *c, uint64_t bytes)
 {
@@ -100,7 +110,7 @@ static void plan_free(struct plan *p)
 static void plan_write(const struct plan *p, void *mem, struct times *t)
 {
 	volatile uint64_t *word = mem;
-	uint64_t start = bench_now(), at = start, now;
+	uint64_t cpu = cpu_now(), start = bench_now(), at = start, now;
 
 	for (uint32_t i = 0; i < p->n; i++) {
 		word[p->page[i] * (VAC_PAGE_BYTES / sizeof(*word))] = i;
@@ -115,6 +125,7 @@ static void plan_write(const struct plan *p, void *mem, struct times *t)
 			word[i] = i;
 	}
 	t->write_ns = bench_now() - start;
+	t->cpu_write_ns = cpu_now() - cpu;
 	if (p->took)
 		qsort(p->took, p->n, sizeof(*p->took), by_value);
 	t->median_ns = p->took ? p->took[p->n / 2] : 0;
@@ -137,14 +148,16 @@ static int ours(struct rig *rig, const struct snap_case *c, const struct plan *p
 {
 	struct vac_pool_stats before, after;
 	struct vac_space *snap;
-	uint64_t start, *mem;
+	uint64_t start, cpu, *mem;
 	int r;
 
 	if (rig_fill(rig, p->bytes, c->map_flags, &mem) < 0 || rig_stats(rig, &before) < 0)
 		return -1;
+	cpu = cpu_now();
 	start = bench_now();
 	r = vac_space_snapshot(rig->space, NULL, &snap);
 	t->call_ns = bench_now() - start;
+	t->cpu_call_ns = cpu_now() - cpu;
 	if (r < 0)
 		return bench_fail(rig->env, "taking a snapshot", r);
 	plan_write(p, mem, t);
@@ -173,12 +186,13 @@ struct peer {
 static int peer_fork(const struct plan *p, void *mem, struct times *t)
 {
 	int end[2];
-	uint64_t start;
+	uint64_t start, cpu;
 	pid_t pid;
 	char byte;
 
 	if (pipe(end) < 0)
 		return -errno;
+	cpu = cpu_now();
 	start = bench_now();
 	pid = fork();
 	if (pid == 0) {
@@ -188,6 +202,7 @@ static int peer_fork(const struct plan *p, void *mem, struct times *t)
 		_exit(0);
 	}
 	t->call_ns = bench_now() - start;
+	t->cpu_call_ns = cpu_now() - cpu;
 	if (pid > 0)
 		plan_write(p, mem, t);
 	close(end[0]);
@@ -277,6 +292,14 @@ static double figure(const struct plan *p, const struct times *t)
 	}
 }
 
+/* By processor time, which a busy machine changes little. */
+static double cpu_figure(const struct plan *p, const struct times *t)
+{
+	struct times cpu = {.call_ns = t->cpu_call_ns, .write_ns = t->cpu_write_ns};
+
+	return figure(p, &cpu);
+}
+
 /* The median write of ours, of the peer's, and of the bare host calls: not moved by what takes the
  * processor away now and then, as the average is. */
 struct floor {
@@ -332,12 +355,19 @@ static int run_case(struct bench_env *env, const struct snap_case *c)
 			r = peer_run(&peer, &b);
 		if (r == 0 && !bench_value_first(run))
 			r = ours(&rig, c, &p, &a, &sums);
-		if (r == 0 && run >= 0)
+		if (r == 0 && run >= 0) {
 			bench_add(res, figure(&p, &a), figure(&p, &b));
+			sums.cpu[run] = cpu_figure(&p, &a);
+			sums.peer_cpu[run] = cpu_figure(&p, &b);
+		}
 		if (r == 0 && run >= 0 && c->what == EACH)
 			r = medians(&rig, &p, &sums, run, &a, &b);
 		if (run < 0)
 			sums = (struct sums){0};
+	}
+	if (r == 0) {
+		bench_extra(res, "cpu", bench_median(sums.cpu, env->runs));
+		bench_extra(res, "peer_cpu", bench_median(sums.peer_cpu, env->runs));
 	}
 	if (c->what != CALL && r == 0) {
 		bench_extra(res, "snapshot_us", sums.call_us / env->runs);

@@ -81,18 +81,20 @@ static uint32_t written_before(const struct cow *c)
 }
 
 /*
- * So many pages around c->page are ours already, written here and there, that the faults have taken as long as
- * to copy all of the pageblock would: then it is time to do that. Whatever is written in the end, this takes
- * twice the time of the better choice at most. It is for who has memory to spare.
+ * So many pages around c->page are ours already, written here and there, that all of the pageblock is to be
+ * copied. Where a write costs no host mapping, that is when the faults have taken as long as the copy
+ * does: then all together takes twice as long as the better choice would have, at most. Where each costs two of
+ * them, and a signal, it is sooner. Only for who has memory to spare.
  */
 static bool dense(const struct cow *c)
 {
 	uint32_t first = c->page - c->page % VAC__PB_PAGES, n = 0;
+	uint32_t want = c->pool->watches ? VAC__COW_DENSE_WATCHED : VAC__COW_DENSE;
 	uint64_t spare = vac__ld_rlx(&c->pool->nr_free) + vac__ld_rlx(&c->pool->nr_resv);
 
-	for (uint32_t i = 0; i < VAC__PB_PAGES && n < VAC__COW_DENSE; i++)
+	for (uint32_t i = 0; i < VAC__PB_PAGES && n < want; i++)
 		n += (vac__ld_rlx(vac__pte(c->s, first + i)) & VAC__E_EXCL) != 0;
-	return n == VAC__COW_DENSE && spare > 4 * vac__low_water(c->pool);
+	return n == want && spare > 4 * vac__low_water(c->pool);
 }
 
 /*
