@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "bench/cow_floor.h"
 #include "bench/host.h"
 #include "bench/rig.h"
 
@@ -38,15 +39,28 @@ struct plan {
 	uint64_t bytes;
 	uint32_t *page; /* [n], in this order; what is ALL: none */
 	uint32_t n;
+	double *took; /* [n] what is EACH: how long each write has taken, ns */
 };
 
 struct times {
 	uint64_t call_ns, write_ns;
+	uint64_t cpu_call_ns, cpu_write_ns; /* processor time of the process, all of its threads */
+	double median_ns;                   /* of single writes */
 };
 
 struct sums { /* over the runs */
 	double call_us, faults, copied_mib;
+	double median[BENCH_RUNS_MAX], peer_median[BENCH_RUNS_MAX], floor[BENCH_RUNS_MAX];
+	double cpu[BENCH_RUNS_MAX], peer_cpu[BENCH_RUNS_MAX]; /* the figure, by processor time */
 };
+
+static uint64_t cpu_now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
 
 static int plan_make(struct plan *p, const struct snap_case *c, uint64_t bytes)
 {
@@ -75,21 +89,46 @@ static int plan_make(struct plan *p, const struct snap_case *c, uint64_t bytes)
 	}
 	if (c->what == TENTH)
 		p->n = pages / 10;
-	return 0;
+	p->took = c->what == EACH ? malloc(p->n * sizeof(*p->took)) : NULL;
+	return c->what == EACH && !p->took ? -1 : 0;
 }
 
-static uint64_t plan_write(const struct plan *p, void *mem)
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+static void plan_free(struct plan *p)
+{
+	free(p->page);
+	free(p->took);
+}
+
+/* Where single writes are timed, two looks at the clock belong to each, on both sides. */
+static void plan_write(const struct plan *p, void *mem, struct times *t)
 {
 	volatile uint64_t *word = mem;
-	uint64_t start = bench_now();
+	uint64_t cpu = cpu_now(), start = bench_now(), at = start, now;
 
-	for (uint32_t i = 0; i < p->n; i++)
+	for (uint32_t i = 0; i < p->n; i++) {
 		word[p->page[i] * (VAC_PAGE_BYTES / sizeof(*word))] = i;
+		if (p->took) {
+			now = bench_now();
+			p->took[i] = (double)(now - at);
+			at = now;
+		}
+	}
 	if (p->what == ALL) {
 		for (uint64_t i = 0; i < p->bytes / sizeof(*word); i++)
 			word[i] = i;
 	}
-	return bench_now() - start;
+	t->write_ns = bench_now() - start;
+	t->cpu_write_ns = cpu_now() - cpu;
+	if (p->took)
+		qsort(p->took, p->n, sizeof(*p->took), by_value);
+	t->median_ns = p->took ? p->took[p->n / 2] : 0;
 }
 
 static int rig_for(struct rig *rig, const struct bench_env *env, uint64_t bytes, uint64_t copies)
@@ -109,17 +148,19 @@ static int ours(struct rig *rig, const struct snap_case *c, const struct plan *p
 {
 	struct vac_pool_stats before, after;
 	struct vac_space *snap;
-	uint64_t start, *mem;
+	uint64_t start, cpu, *mem;
 	int r;
 
 	if (rig_fill(rig, p->bytes, c->map_flags, &mem) < 0 || rig_stats(rig, &before) < 0)
 		return -1;
+	cpu = cpu_now();
 	start = bench_now();
 	r = vac_space_snapshot(rig->space, NULL, &snap);
 	t->call_ns = bench_now() - start;
+	t->cpu_call_ns = cpu_now() - cpu;
 	if (r < 0)
 		return bench_fail(rig->env, "taking a snapshot", r);
-	t->write_ns = plan_write(p, mem);
+	plan_write(p, mem, t);
 	if (rig_stats(rig, &after) < 0)
 		return -1;
 	sums->call_us += (double)t->call_ns / 1e3;
@@ -145,12 +186,13 @@ struct peer {
 static int peer_fork(const struct plan *p, void *mem, struct times *t)
 {
 	int end[2];
-	uint64_t start;
+	uint64_t start, cpu;
 	pid_t pid;
 	char byte;
 
 	if (pipe(end) < 0)
 		return -errno;
+	cpu = cpu_now();
 	start = bench_now();
 	pid = fork();
 	if (pid == 0) {
@@ -160,8 +202,9 @@ static int peer_fork(const struct plan *p, void *mem, struct times *t)
 		_exit(0);
 	}
 	t->call_ns = bench_now() - start;
+	t->cpu_call_ns = cpu_now() - cpu;
 	if (pid > 0)
-		t->write_ns = plan_write(p, mem);
+		plan_write(p, mem, t);
 	close(end[0]);
 	close(end[1]);
 	if (pid < 0)
@@ -249,6 +292,41 @@ static double figure(const struct plan *p, const struct times *t)
 	}
 }
 
+/* By processor time, which a busy machine changes little. */
+static double cpu_figure(const struct plan *p, const struct times *t)
+{
+	struct times cpu = {.call_ns = t->cpu_call_ns, .write_ns = t->cpu_write_ns};
+
+	return figure(p, &cpu);
+}
+
+/* The median write of ours, of the peer's, and of the bare host calls: not moved by what takes the
+ * processor away now and then, as the average is. */
+struct floor {
+	const struct plan *p;
+	struct times t;
+};
+
+static void floor_writes(void *arg, void *mem)
+{
+	struct floor *f = arg;
+
+	plan_write(f->p, mem, &f->t);
+}
+
+static int medians(const struct rig *rig, const struct plan *p, struct sums *sums, int run,
+		   const struct times *a, const struct times *b)
+{
+	struct floor f = {.p = p};
+
+	if (cow_floor(rig->env, vac_pool_guard(rig->pool), p->bytes, floor_writes, &f) < 0)
+		return -1;
+	sums->median[run] = a->median_ns;
+	sums->peer_median[run] = b->median_ns;
+	sums->floor[run] = f.t.median_ns;
+	return 0;
+}
+
 static int run_case(struct bench_env *env, const struct snap_case *c)
 {
 	uint64_t bytes = (env->tiny ? c->tiny_mib : c->mib) * MIB;
@@ -277,15 +355,29 @@ static int run_case(struct bench_env *env, const struct snap_case *c)
 			r = peer_run(&peer, &b);
 		if (r == 0 && !bench_value_first(run))
 			r = ours(&rig, c, &p, &a, &sums);
-		if (r == 0 && run >= 0)
+		if (r == 0 && run >= 0) {
 			bench_add(res, figure(&p, &a), figure(&p, &b));
+			sums.cpu[run] = cpu_figure(&p, &a);
+			sums.peer_cpu[run] = cpu_figure(&p, &b);
+		}
+		if (r == 0 && run >= 0 && c->what == EACH)
+			r = medians(&rig, &p, &sums, run, &a, &b);
 		if (run < 0)
 			sums = (struct sums){0};
+	}
+	if (r == 0) {
+		bench_extra(res, "cpu", bench_median(sums.cpu, env->runs));
+		bench_extra(res, "peer_cpu", bench_median(sums.peer_cpu, env->runs));
 	}
 	if (c->what != CALL && r == 0) {
 		bench_extra(res, "snapshot_us", sums.call_us / env->runs);
 		bench_extra(res, "faults", sums.faults / env->runs);
 		bench_extra(res, "copied_mib", sums.copied_mib / env->runs);
+	}
+	if (c->what == EACH && r == 0) {
+		bench_extra(res, "median", bench_median(sums.median, env->runs));
+		bench_extra(res, "peer_median", bench_median(sums.peer_median, env->runs));
+		bench_extra(res, "floor", bench_median(sums.floor, env->runs));
 	}
 	if (c->pages == HOST_2M && peer.huge < bytes)
 		bench_note(res, "the host gave 2 MiB pages for %llu of %llu MiB of the peer",
@@ -293,7 +385,7 @@ static int run_case(struct bench_env *env, const struct snap_case *c)
 			   (unsigned long long)(bytes / MIB));
 	rig_close(&rig);
 	peer_close(&peer);
-	free(p.page);
+	plan_free(&p);
 	return r;
 }
 

@@ -112,7 +112,10 @@
  * the family keeps its memory where it is, and those that share it get a copy of the old bytes; any other
  * space takes a copy for itself. A huge folio is cut for that: what is copied is the page, and as many after
  * it as have just been written before it, so that memory written in order costs a dozen faults a
- * pageblock. Under the SIGSEGV guard it is 64 KiB at least once a quarter of the host's mappings are spent;
+ * pageblock. Where a pageblock is written here and there, the rest of it is copied too once 8 pages of it
+ * are the space's own (SIGSEGV) or 32 (userfaultfd), as long as more than a sixteenth of the pool's memory is
+ * free: faster for most, and a snapshot may come to hold 64 times what was written. Under the SIGSEGV guard
+ * it is 64 KiB at least once a quarter of the host's mappings are spent;
  * under both whole pageblocks once half of them are. What is shared by nobody any more is written without
  * a copy.
  *

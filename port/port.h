@@ -177,6 +177,10 @@ struct vac__held *vac__port_held(void);
  * VAC_GUARD_USERFAULTFD only. */
 #define VAC__WATCH 4u
 
+/* Of what is shown: blinded, see blind. Told to leave and stay; to map, of what it replaces, if that was blind
+ * or watched: writers that wait for it are told. */
+#define VAC__BLIND 8u
+
 #define VAC__WAITS 0u
 
 /* What the engine does with a touch the host refused. access: VAC__READ or VAC__WRITE; VAC__WAITS: the
@@ -291,9 +295,19 @@ struct vac__mem_ops {
 	 * it was only split, and its rights are what they were. Cannot fail. */
 	void (*stay)(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size_t off,
 		     unsigned prot);
-	/* Let writers into a part of what is shown with VAC__WATCH; those that wait are told. May fail for
-	 * want of memory. NULL where there is no VAC__WATCH. */
+	/* Let writers into a part of what is shown with VAC__WATCH, or of what reveal has shown to be read;
+	 * those that wait are told. May fail for want of memory. NULL where there is no VAC__WATCH. */
 	int (*allow)(void *ctx, void *addr, size_t bytes);
+	/* The range, whose ends are borders of host mappings, stays mapped as it is, but every touch of it,
+	 * the kernel's too, reaches the engine, as of a hole. When it answers, no CPU holds a translation.
+	 * Those that wait for a page of it are told. It takes no host mapping more. An error: only some of
+	 * it, or none, may be blind, and the caller must make a hole of it. NULL where there is no
+	 * VAC__WATCH. */
+	int (*blind)(void *ctx, void *addr, size_t bytes);
+	/* Show a part of what is blind, with rights prot, at the price of no host mapping; a write to what
+	 * is shown to be read reaches the engine, as with VAC__WATCH. Pages that are shown stay as they
+	 * are. The host may forget what was shown, and ask again. -ENOMEM. */
+	int (*reveal)(void *ctx, void *addr, size_t bytes, unsigned prot);
 	/* Back to the bare reservation: a touch is not allowed. */
 	int (*unmap)(void *ctx, void *addr, size_t bytes);
 	/* Nothing is shown, but a touch is allowed and reaches the engine (for a platform that tells

@@ -49,7 +49,8 @@ struct page {
 	bool mapped;
 	bool locked; /* perhaps: somebody has tried, and it was not surely undone */
 	uint8_t prot;
-	uint32_t gen; /* goes up when what is there is dropped */
+	uint32_t gen;  /* goes up when what is there is dropped */
+	bool dropping; /* a call that drops it has begun, and not ended */
 	uint64_t word[WORDS];
 	/* Bit set: written by a device without a pin where the host does not tell who holds a page. Until
 	 * the block that it went to has been certified, the word may be what it was. */

@@ -292,6 +292,13 @@ static bool locked(const struct writer *t, uint32_t first, uint32_t n)
 	return any;
 }
 
+/* The call may have had its effect at any moment between the two. */
+static void dropping(struct writer *t, uint32_t first, uint32_t n, bool yes)
+{
+	for (uint32_t p = first; p < first + n; p++)
+		t->page[p].dropping = yes;
+}
+
 static void change_mapping(struct writer *t, enum op op)
 {
 	uint32_t n = 1 + (uint32_t)sim_below(REGION_PAGES),
@@ -329,7 +336,9 @@ static void change_mapping(struct writer *t, enum op op)
 		}
 		break;
 	case OP_UNMAP:
+		dropping(t, first, n, true);
 		r = vac_unmap(world.space, work_ptr(a), n * PAGE);
+		dropping(t, first, n, false);
 		sim_note("unmap %#llx+%u: %d", (unsigned long long)a, n, r);
 		if (work_refused(r))
 			break;
@@ -339,7 +348,9 @@ static void change_mapping(struct writer *t, enum op op)
 			t->page[p].mapped = t->page[p].locked = false;
 		break;
 	case OP_DONTNEED:
+		dropping(t, first, n, true);
 		r = vac_advise(world.space, work_ptr(a), n * PAGE, VAC_ADV_DONTNEED);
+		dropping(t, first, n, false);
 		sim_note("drop %#llx+%u: %d", (unsigned long long)a, n, r);
 		if (work_refused(r) || (r == -EINVAL && locked(t, first, n)))
 			break;

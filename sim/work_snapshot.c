@@ -150,6 +150,12 @@ struct before {
 };
 static struct before befores[SNAPPERS];
 
+/* What may be dropped at this moment has no generation, and another one each time it is asked. */
+static uint32_t generation(const struct page *m, uint32_t none)
+{
+	return m->dropping ? none : m->gen;
+}
+
 static void remember(struct before *b)
 {
 	for (int w = 0; w < world.nr_writers; w++) {
@@ -157,7 +163,7 @@ static void remember(struct before *b)
 			struct page *m = &world.writer[w].page[p];
 
 			memcpy(b->word[(uint32_t)w * REGION_PAGES + p], m->word, sizeof(m->word));
-			b->gen[(uint32_t)w * REGION_PAGES + p] = m->gen;
+			b->gen[(uint32_t)w * REGION_PAGES + p] = generation(m, UINT32_MAX);
 		}
 	}
 }
@@ -224,7 +230,8 @@ static void round_of(int me)
 	for (int w = 0; w < world.nr_writers; w++)
 		last[w] = world.writer[w].seq;
 	for (uint32_t p = 0; p < pages(); p++)
-		gen[p] = world.writer[p / REGION_PAGES].page[p % REGION_PAGES].gen;
+		gen[p] = generation(&world.writer[p / REGION_PAGES].page[p % REGION_PAGES],
+				    UINT32_MAX - 1);
 	for (uint64_t n = 10 + sim_below(30); n; n--) {
 		uint32_t page = (uint32_t)sim_below(pages());
 

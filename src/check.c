@@ -90,6 +90,11 @@ static int check_entry(struct check *c, struct vac_space *s, uint32_t page, uint
 			   page);
 	if ((e & VAC__E_HWATCH) && !(e & VAC__E_HMAP))
 		return bad(c, "space %u page %u: watched, and not shown", s->id, page);
+	if ((e & VAC__E_HBLIND) && (!(e & VAC__E_HMAP) || (e & VAC__E_HWATCH) ||
+				    (e & (VAC__E_HREAD | VAC__E_HWRITE)) == VAC__E_HWRITE ||
+				    (huge && (e & (VAC__E_HREAD | VAC__E_HWRITE)))))
+		return bad(c, "space %u page %u: blind, and shown as %#llx", s->id, page,
+			   (unsigned long long)e);
 	c->map[pfn]++;
 	if (e & VAC__E_EXCL)
 		c->map[pfn] |= EXCLUSIVE;

@@ -81,18 +81,35 @@ static uint32_t written_before(const struct cow *c)
 }
 
 /*
+ * So many pages around c->page are ours already, written here and there, that all of the pageblock is to be
+ * copied. Where a write costs no host mapping, that is when the faults have taken as long as the copy
+ * does: then all together takes twice as long as the better choice would have, at most. Where each costs two of
+ * them, and a signal, it is sooner. Only for who has memory to spare.
+ */
+static bool dense(const struct cow *c)
+{
+	uint32_t first = c->page - c->page % VAC__PB_PAGES, n = 0;
+	uint32_t want = c->pool->watches ? VAC__COW_DENSE_WATCHED : VAC__COW_DENSE;
+	uint64_t spare = vac__ld_rlx(&c->pool->nr_free) + vac__ld_rlx(&c->pool->nr_resv);
+
+	for (uint32_t i = 0; i < VAC__PB_PAGES && n < want; i++)
+		n += (vac__ld_rlx(vac__pte(c->s, first + i)) & VAC__E_EXCL) != 0;
+	return n == want && spare > 4 * vac__low_water(c->pool);
+}
+
+/*
  * The pages to be done with in one go. A page that was written alone is copied alone. One that follows
  * pages already ours is copied with as many after it as there are before it: so at most twice as much
  * is copied as is written in order, and a pageblock takes a dozen faults. Where each run of other rights is
  * a mapping of the host, and a quarter of these are spent, it is a run of 64 KiB at least; and the whole
- * pageblock once half of them are. What nobody else shows needs no copy: then all of it that is like that.
+ * pageblock once half of them are, or once so much of it is ours. What nobody else shows needs no copy: then all of it that is like that.
  */
 static void window(struct cow *c, const struct vac__vma *v)
 {
 	unsigned scarce = pressure();
 	uint32_t u = c->pool->watches || !scarce ? 1 : VAC__COW_PAGES, n = written_before(c), hi;
 
-	if (scarce == 2 || c->reuse)
+	if (scarce == 2 || c->reuse || dense(c))
 		u = VAC__PB_PAGES;
 	c->lo = c->page - c->page % u;
 	hi = c->lo + u;

@@ -71,8 +71,7 @@ static void hide(struct vac_space *s, vac__entry *slot, uint32_t index, bool hug
 		return;
 	if (s->pool->mem->hole(s->pool->mem_ctx, at, huge ? VAC_PAGEBLOCK_BYTES : VAC_PAGE_BYTES,
 			       false) == 0)
-		vac__st(slot, e & ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE |
-					      VAC__E_HWATCH));
+		vac__st(slot, e & ~(uint64_t)VAC__E_HOST);
 	vac__segments_settle(s, index >> VAC__PB_ORDER, 2);
 }
 
@@ -110,8 +109,7 @@ int vac__dangling(struct vac_space *s, uint32_t page)
 		} else {
 			if (proven(s, index, e, huge)) {
 				vac__w_map_get(&vac__frame(pool, pfn)->word);
-				e &= ~(uint64_t)(VAC__E_TYPE | VAC__E_HMAP | VAC__E_HREAD |
-						 VAC__E_HWRITE | VAC__E_HWATCH);
+				e &= ~(uint64_t)(VAC__E_TYPE | VAC__E_HOST);
 				vac__xchg(slot, e | VAC__E_PRESENT);
 				/* What the host shows there is not known: the page, or whatever
 				 * it can be made to show. If it refuses, the next touch asks. */

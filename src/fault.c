@@ -72,7 +72,7 @@ static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint3
 	} else if (vac__e_present(e)) {
 		uint64_t need = access & VAC__WRITE ? VAC__E_HWRITE : VAC__E_HREAD;
 
-		if (e & need)
+		if ((e & need) && !(e & VAC__E_HBLIND))
 			*err = 0;
 		else if ((access & VAC__WRITE) && (e & VAC__E_CLEAN))
 			*err = vac__swap_upgrade(s, page);
@@ -327,7 +327,7 @@ static int waits(struct vac_space *s, uint32_t page)
 		return 1;
 	/* It may have met the watch before the page began to leave, and then nobody would wake it if it
 	 * stays because the host refuses even that. */
-	if (e & VAC__E_HWATCH)
+	if (e & (VAC__E_HWATCH | VAC__E_HBLIND))
 		return vac__e_migration(e);
 	vac__stat_add(&s->pool->c.fault_waits, 1);
 	return vac__left_behind(s, page);

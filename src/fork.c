@@ -134,9 +134,9 @@ static bool writable_run(struct vac_space *s, uint32_t *at, uint32_t *to, uint32
 		uint64_t e = entry(s, p, &n);
 		bool w = vac__e_present(e) && (e & VAC__E_HWRITE);
 
-		if (in && (!w || (e & VAC__E_HWATCH) != kind))
+		if (in && (!w || (e & (VAC__E_HWATCH | VAC__E_HBLIND)) != kind))
 			break;
-		kind = e & VAC__E_HWATCH;
+		kind = e & (VAC__E_HWATCH | VAC__E_HBLIND);
 		if (!in && w)
 			*at = p;
 		in = w;
@@ -197,15 +197,16 @@ static int writers_stop(struct vac_space *s)
 {
 	for (uint32_t i = 0; i < s->nr_vmas; i++) {
 		const struct vac__vma *v = &s->vmas[i];
-		uint32_t at = v->start, to;
+		uint32_t at = v->start, to, n;
 
 		for (; at < v->end && writable_run(s, &at, &to, v->end); at = to) {
+			unsigned blind = vac__host_prot(entry(s, at, &n)) & VAC__BLIND;
 			int r = -ENOBUFS;
 
 			if (vac__port_vma_charge(2, false)) {
 				r = s->pool->mem->leave(s->pool->mem_ctx, vac__page_addr(s, at),
 							page_bytes(to - at),
-							VAC__READ | VAC__WRITE);
+							VAC__READ | VAC__WRITE | blind);
 				if (r < 0)
 					vac__port_vma_charge(-2, true);
 			}

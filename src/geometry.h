@@ -44,6 +44,11 @@
 #endif
 
 #define VAC__PB_PAGES (1u << VAC__PB_ORDER)
+/* A pageblock of which so many pages are one's own is made one's own whole: see dense() in cow.c. */
+#define VAC__COW_DENSE (VAC__PB_PAGES < 64 ? VAC__PB_PAGES / 2 : 8u)
+#define VAC__COW_DENSE_WATCHED (VAC__PB_PAGES < 64 ? VAC__PB_PAGES / 2 : 32u)
+/* Shown at once of what is shared and shown page by page. */
+#define VAC__SHOW_PAGES (VAC__PB_PAGES < 64 ? VAC__PB_PAGES / 4 : 16u)
 #define VAC__COW_PAGES (VAC__PB_PAGES < 64 ? VAC__PB_PAGES / 2 : 16u)
 #define VAC__PB_SHIFT (VAC__PAGE_SHIFT + VAC__PB_ORDER)
 #define VAC__NO_PFN UINT32_MAX

@@ -122,6 +122,8 @@ struct vac__free_list {
  * them, names the source's pfn, and the host shows that read-only at most.
  * An entry without E_EXCL is of a folio that others may show too: the host lets nobody write there,
  * whatever E_WRITE says, which is the mapping's right. A write, or a pin, makes it exclusive (cow.c).
+ * With E_HBLIND the mapping is there and shows what was revealed of it: E_HREAD and E_HWRITE say what,
+ * but the host may forget it. A huge folio has nothing revealed.
  * In a pmd slot a huge folio's entry stands for 512 pages; E_TABLE sends readers to the ptes.
  */
 #define VAC__E_TYPE 7u
@@ -129,6 +131,7 @@ struct vac__free_list {
 #define VAC__E_MIGRATION 2u
 #define VAC__E_SWAP 3u /* the slot's number stands in place of a pfn */
 #define VAC__E_TABLE 4u
+#define VAC__E_HBLIND 8u /* shown, and page by page at that (the port's blind and reveal) */
 #define VAC__E_READ 0x10u
 #define VAC__E_WRITE 0x20u
 #define VAC__E_EXCL 0x40u  /* no other space shares the folio: only such folios are pinned */
@@ -137,6 +140,7 @@ struct vac__free_list {
 #define VAC__E_HREAD 0x200u
 #define VAC__E_HWRITE 0x400u
 #define VAC__E_HWATCH 0x800u /* shown so that writers can be let in page by page: VAC__WATCH */
+#define VAC__E_HOST (VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE | VAC__E_HWATCH | VAC__E_HBLIND)
 #define VAC__E_RIGHTS (VAC__E_READ | VAC__E_WRITE)
 #define VAC__E_PFN_SHIFT 16
 typedef _Atomic uint64_t vac__entry;
@@ -580,6 +584,7 @@ void vac__segments_settle(struct vac_space *s, uint32_t vpb, long charged);
 void vac__zap(struct vac_space *s, uint32_t first, uint32_t end);
 void vac__entries_hide(struct vac_space *s, uint32_t first, uint32_t end);
 void vac__entries_protect(struct vac_space *s, uint32_t first, uint32_t end, unsigned prot);
+void vac__entries_blind(struct vac_space *s, uint32_t first, uint32_t end);
 void vac__entries_stop(struct vac_space *s, uint32_t first, uint32_t end);
 int vac__host_hide(struct vac_space *s, uint32_t page, uint32_t n);
 void vac__host_cool(struct vac_space *s, uint32_t page, uint32_t end);

@@ -42,13 +42,13 @@ unsigned vac__host_prot(uint64_t e)
 {
 	return (e & VAC__E_READ ? VAC__READ : 0) |
 	       ((e & VAC__E_WRITE) && (e & VAC__E_EXCL) ? VAC__WRITE : 0) |
-	       (e & VAC__E_HWATCH ? VAC__WATCH : 0);
+	       (e & VAC__E_HWATCH ? VAC__WATCH : 0) | (e & VAC__E_HBLIND ? VAC__BLIND : 0);
 }
 
 /* And how to show it anew: where the platform can, so that a write to what is shared reaches us. */
 unsigned vac__host_want(const struct vac_pool *pool, uint64_t e)
 {
-	unsigned prot = vac__host_prot(e & ~(uint64_t)VAC__E_HWATCH);
+	unsigned prot = vac__host_prot(e & ~(uint64_t)(VAC__E_HWATCH | VAC__E_HBLIND));
 
 	if (pool->watches && (e & VAC__E_WRITE) && !(e & VAC__E_EXCL))
 		prot |= VAC__WATCH;
@@ -85,8 +85,10 @@ static uint64_t segment_key(struct vac_pool *pool, uint64_t e, uint32_t i)
 		return 0;
 	if (e & VAC__E_HWATCH) /* writers are let in within one mapping */
 		e &= ~(uint64_t)VAC__E_HWRITE;
+	if (e & VAC__E_HBLIND)
+		e &= ~(uint64_t)(VAC__E_HREAD | VAC__E_HWRITE);
 	return (uint64_t)(pfn - i) << 32 | (uint64_t)(pfn >> pool->block_shift) << 12 |
-	       (e & (VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE | VAC__E_HWATCH));
+	       (e & VAC__E_HOST);
 }
 
 uint32_t vac__segments_of(struct vac_space *s, uint32_t vpb)
@@ -132,6 +134,39 @@ void vac__segments_settle(struct vac_space *s, uint32_t vpb, long charged)
 	s->nseg[vpb] = (uint16_t)n;
 	delta += gaps_at(s, vpb);
 	vac__unlock(&s->segments, VAC__RANK_SEGMENTS);
+	if (delta != charged)
+		vac__port_vma_charge(delta - charged, true);
+}
+
+/* Where one host mapping ends and another begins, among pages [first, first + n) of a table, and at either
+ * end of these. */
+static uint32_t borders(struct vac_space *s, uint32_t first, uint32_t n)
+{
+	uint32_t base = first - first % VAC__PB_PAGES, i = first - base, end = i + n, count = 0;
+	uint64_t last, key;
+
+	i += i == 0;
+	last = segment_key(s->pool, vac__ld_rlx(vac__pte(s, base + i - 1)), i - 1);
+	for (; i <= end && i < VAC__PB_PAGES; i++) {
+		key = segment_key(s->pool, vac__ld_rlx(vac__pte(s, base + i)), i);
+		count += key != last;
+		last = key;
+	}
+	return count;
+}
+
+/* vac__segments_settle() where only [first, first + n) has changed, which had so many borders before, of a
+ * vpb that showed something before and does now. */
+static void segments_adjust(struct vac_space *s, uint32_t first, uint32_t n, uint32_t before,
+			    long charged)
+{
+	uint32_t vpb = first >> VAC__PB_ORDER;
+	long delta = (long)borders(s, first, n) - before;
+
+	vac__lock(&s->segments, VAC__RANK_SEGMENTS);
+	s->nseg[vpb] = (uint16_t)(s->nseg[vpb] + delta);
+	vac__unlock(&s->segments, VAC__RANK_SEGMENTS);
+	VAC__DEBUG_ASSERT(s->nseg[vpb] == vac__segments_of(s, vpb));
 	if (delta != charged)
 		vac__port_vma_charge(delta - charged, true);
 }
@@ -231,8 +266,7 @@ static void hide_entry(struct vac_space *s, vac__entry *slot, unsigned prot)
 
 	(void)s, (void)prot;
 	if (e & VAC__E_HMAP)
-		vac__st(slot, e & ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE |
-					      VAC__E_HWATCH));
+		vac__st(slot, e & ~(uint64_t)VAC__E_HOST);
 }
 
 /* The host shows pages [page, page + n) of one vpb, all of which it does show, no more; a touch
@@ -381,20 +415,23 @@ static void alike(struct vac_space *s, uint32_t page, uint64_t mask, uint32_t *f
 	}
 }
 
-/* Let writers into the pages of [first, first + n) that are ours alone and shown with VAC__WATCH. */
+/* A writer can be let into the page: it is ours alone, shown, and watched. */
+static bool may_allow(uint64_t e)
+{
+	return (e & VAC__E_HREAD) && (e & (VAC__E_HWATCH | VAC__E_HBLIND)) &&
+	       !(e & VAC__E_HWRITE) && (vac__host_prot(e) & VAC__WRITE);
+}
+
+/* Let writers into the pages of [first, first + n) where they can be. */
 static int allow(struct vac_space *s, uint32_t first, uint32_t n)
 {
 	uint32_t k;
 	int r = 0;
 
 	for (uint32_t i = 0; i < n && r == 0; i += k) {
-		for (k = 0; i + k < n; k++) {
-			uint64_t e = vac__ld_rlx(vac__pte(s, first + i + k));
-
-			if ((e & (VAC__E_HWATCH | VAC__E_HWRITE)) != VAC__E_HWATCH ||
-			    !(vac__host_prot(e) & VAC__WRITE))
+		for (k = 0; i + k < n; k++)
+			if (!may_allow(vac__ld_rlx(vac__pte(s, first + i + k))))
 				break;
-		}
 		if (k == 0) {
 			k = 1;
 			continue;
@@ -433,12 +470,62 @@ static void warm(struct vac_space *s, uint32_t page, uint32_t pfn, uint32_t *fir
 	uint32_t lo = page & ~(VAC__SWAP_CLUSTER - 1), hi = lo + VAC__SWAP_CLUSTER;
 	uint32_t end = *first + *n;
 
-	if (!(vac__ld_rlx(&vac__frame(s->pool, pfn)->flags) & VAC__F_COLD))
-		return;
-	*first = *first > lo ? *first : lo;
-	*n = (end < hi ? end : hi) - *first;
-	for (uint32_t i = 0; i < *n; i++)
-		vac__and(&vac__frame(s->pool, pfn - (page - *first) + i)->flags, ~VAC__F_COLD);
+	if (vac__ld_rlx(&vac__frame(s->pool, pfn)->flags) & VAC__F_COLD) {
+		*first = *first > lo ? *first : lo;
+		*n = (end < hi ? end : hi) - *first;
+	}
+	for (uint32_t i = 0; i < *n; i++) {
+		struct vac__frame *f = vac__frame(s->pool, pfn - (page - *first) + i);
+
+		if (vac__ld_rlx(&f->flags) & VAC__F_COLD)
+			vac__and(&f->flags, ~VAC__F_COLD);
+	}
+}
+
+/*
+ * A page that is blind, with neighbours that are like it: all of them where they are ours alone, as cow.c
+ * has chosen them; 64 KiB of those that are shared, as to show a page costs as much as to copy a tenth of
+ * it. What the engine believes to be shown is shown once more: the host may have forgotten it.
+ */
+static int refresh_blind(struct vac_space *s, uint32_t page)
+{
+	uint64_t e = vac__ld_rlx(vac__pte(s, page));
+	uint64_t bits = (UINT64_C(1) << VAC__E_PFN_SHIFT) - 1;
+	unsigned prot = vac__host_prot(e) & (VAC__READ | VAC__WRITE);
+	uint32_t first, n, lo = page - page % VAC__SHOW_PAGES, hi = lo + VAC__SHOW_PAGES;
+	int r;
+
+	alike(s, page, bits, &first, &n);
+	warm(s, page, vac__e_pfn(e), &first, &n);
+	if (may_allow(e))
+		return allow(s, first, n);
+	if (e & VAC__E_HREAD) {
+		first = page;
+		n = 1;
+	} else if (!(prot & VAC__WRITE)) {
+		hi = hi < first + n ? hi : first + n;
+		first = lo > first ? lo : first;
+		n = hi - first;
+	}
+	r = s->pool->mem->reveal(s->pool->mem_ctx, vac__page_addr(s, first),
+				 (size_t)n << VAC__PAGE_SHIFT, prot);
+	for (uint32_t i = 0; r == 0 && i < n; i++)
+		vac__or(vac__pte(s, first + i),
+			vac__host_bits(prot) & (VAC__E_HREAD | VAC__E_HWRITE));
+	return r;
+}
+
+/* All pages of a table are ours alone, in order, and alike but for what the host shows of them: one mapping made
+ * anew shows them all, which may be a 2 MiB page of the host's. */
+static bool all_ours(struct vac_space *s, uint32_t page)
+{
+	uint64_t bits = (UINT64_C(1) << VAC__E_PFN_SHIFT) - 1;
+	uint32_t first, n;
+
+	if (!(vac__host_prot(vac__ld_rlx(vac__pte(s, page))) & VAC__WRITE))
+		return false;
+	alike(s, page, bits & ~(uint64_t)(VAC__E_HREAD | VAC__E_HWRITE), &first, &n);
+	return n == VAC__PB_PAGES;
 }
 
 /* With neighbours that are like it, so that what was split is not touched page by page. Where the
@@ -448,31 +535,41 @@ static int refresh_base(struct vac_space *s, uint32_t page)
 	uint64_t bits = (UINT64_C(1) << VAC__E_PFN_SHIFT) - 1, any = 0;
 	uint64_t e = vac__ld_rlx(vac__pte(s, page));
 	bool watch = s->pool->watches && !(e & VAC__E_HMAP);
-	uint32_t first, n;
+	/* The nseg of a vpb is written under its ptl. */
+	bool local = s->nseg[page >> VAC__PB_ORDER] != 0;
+	bool whole = all_ours(s, page);
+	uint32_t first, n, before;
 	unsigned prot;
 	int r;
 
-	if (e & VAC__E_HWATCH) {
-		alike(s, page, bits, &first, &n);
-		return allow(s, first, n);
+	if (whole) {
+		first = page - page % VAC__PB_PAGES;
+		n = VAC__PB_PAGES;
+	} else {
+		alike(s, page, watch ? bits & ~VAC__E_EXCL : bits, &first, &n);
 	}
-	alike(s, page, watch ? bits & ~VAC__E_EXCL : bits, &first, &n);
 	warm(s, page, vac__e_pfn(e), &first, &n);
+	whole = whole && n == VAC__PB_PAGES;
+	before = local ? borders(s, first, n) : 0;
 	for (uint32_t i = 0; i < n; i++)
 		any |= ~vac__ld_rlx(vac__pte(s, first + i));
 	prot = vac__host_want(s->pool, any & VAC__E_EXCL ? e & ~(uint64_t)VAC__E_EXCL : e);
-	if ((e & VAC__E_HMAP) && !s->pool->watches)
+	if ((e & VAC__E_HMAP) && !s->pool->watches && !whole)
 		r = widen(s, first, n, e & VAC__E_HREAD ? VAC__READ : 0, prot);
 	else
-		r = host_map(s, first, n, vac__e_pfn(e) - (page - first), prot);
-	if (r < 0)
-		return r;
-	for (uint32_t i = 0; i < n; i++) {
+		r = host_map(s, first, n, vac__e_pfn(e) - (page - first),
+			     prot | (e & VAC__E_HBLIND ? VAC__BLIND : 0));
+	for (uint32_t i = 0; r == 0 && i < n; i++) {
 		vac__entry *slot = vac__pte(s, first + i);
 
-		vac__st(slot, vac__ld_rlx(slot) | vac__host_bits(prot));
+		vac__st(slot,
+			(vac__ld_rlx(slot) & ~(uint64_t)VAC__E_HBLIND) | vac__host_bits(prot));
 	}
-	return prot & VAC__WATCH ? allow(s, first, n) : 0;
+	if (local)
+		segments_adjust(s, first, n, before, 2);
+	else
+		vac__segments_settle(s, page >> VAC__PB_ORDER, 2);
+	return r == 0 && prot & VAC__WATCH ? allow(s, first, n) : r;
 }
 
 static int refresh_huge(struct vac_space *s, uint32_t vpb)
@@ -494,7 +591,7 @@ static int refresh_huge(struct vac_space *s, uint32_t vpb)
 	if (r == 0)
 		r = host_map(s, page, VAC__PB_PAGES, vac__e_pfn(e), prot);
 	if (r == 0)
-		vac__st(slot, e | vac__host_bits(prot));
+		vac__st(slot, (e & ~(uint64_t)VAC__E_HBLIND) | vac__host_bits(prot));
 	return r;
 }
 
@@ -503,12 +600,24 @@ int vac__host_refresh(struct vac_space *s, uint32_t page)
 {
 	uint32_t vpb = page >> VAC__PB_ORDER;
 	bool table = (vac__ld_rlx(vac__pmd(s, vpb)) & VAC__E_TYPE) == VAC__E_TABLE;
+	uint64_t e = table ? vac__ld_rlx(vac__pte(s, page)) : 0;
 	int r;
 
 	VAC__DEBUG_ASSERT(vac__e_present(vac__entry_get(s, page)));
+	/* These two change no host mapping. */
+	if (e & VAC__E_HWATCH) {
+		uint32_t first, n;
+
+		alike(s, page, (UINT64_C(1) << VAC__E_PFN_SHIFT) - 1, &first, &n);
+		return allow(s, first, n);
+	}
+	if ((e & VAC__E_HBLIND) && !all_ours(s, page))
+		return refresh_blind(s, page);
 	if (!vac__port_vma_charge(2, false))
 		return -ENOMEM;
-	r = table ? refresh_base(s, page) : refresh_huge(s, vpb);
+	if (table)
+		return refresh_base(s, page);
+	r = refresh_huge(s, vpb);
 	vac__segments_settle(s, vpb, 2);
 	return r;
 }
@@ -520,15 +629,17 @@ int vac__host_refresh(struct vac_space *s, uint32_t page)
 int vac__host_refresh_table(struct vac_space *s, uint32_t vpb)
 {
 	uint32_t first = vpb * VAC__PB_PAGES;
-	uint64_t e = vac__ld_rlx(vac__pte(s, first));
+	uint64_t e = vac__ld_rlx(vac__pte(s, first)), any = 0;
 	unsigned prot = vac__host_want(s->pool, e);
 	int r;
 
 	if (!vac__port_vma_charge(2, false))
 		return -ENOMEM;
-	r = host_map(s, first, VAC__PB_PAGES, vac__e_pfn(e), prot);
+	for (uint32_t p = first; p < first + VAC__PB_PAGES; p++)
+		any |= vac__ld_rlx(vac__pte(s, p)) & (VAC__E_HWATCH | VAC__E_HBLIND);
+	r = host_map(s, first, VAC__PB_PAGES, vac__e_pfn(e), prot | (any ? VAC__BLIND : 0));
 	for (uint32_t p = first; p < first + VAC__PB_PAGES && r == 0; p++) {
-		e = vac__ld_rlx(vac__pte(s, p)) & ~(uint64_t)VAC__E_HWATCH;
+		e = vac__ld_rlx(vac__pte(s, p)) & ~(uint64_t)(VAC__E_HWATCH | VAC__E_HBLIND);
 		vac__st(vac__pte(s, p), e | vac__host_bits(prot));
 	}
 	vac__segments_settle(s, vpb, 2);
@@ -675,6 +786,21 @@ static void stop_entry(struct vac_space *s, vac__entry *slot, unsigned prot)
 	(void)s, (void)prot;
 	if (e & VAC__E_HWRITE)
 		vac__st(slot, e & ~(uint64_t)VAC__E_HWRITE);
+}
+
+static void blind_entry(struct vac_space *s, vac__entry *slot, unsigned prot)
+{
+	uint64_t e = vac__ld_rlx(slot);
+
+	(void)s, (void)prot;
+	if (e & VAC__E_HMAP)
+		vac__st(slot, (e & ~(uint64_t)VAC__E_HOST) | VAC__E_HMAP | VAC__E_HBLIND);
+}
+
+/* What the host shows in [first, end) is blind now. */
+void vac__entries_blind(struct vac_space *s, uint32_t first, uint32_t end)
+{
+	change_entries(s, first, end, blind_entry, 0);
 }
 
 /* The host lets nobody write in [first, end) any more. */

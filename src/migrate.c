@@ -171,7 +171,7 @@ static void from_entry(struct group *g, struct vac_space *s, struct vac__mig_ite
 	uint64_t e = vac__ld_rlx(slot);
 
 	e = (e & ~(uint64_t)VAC__E_TYPE) | VAC__E_PRESENT;
-	if ((e & VAC__E_HMAP) && writable)
+	if ((e & VAC__E_HMAP) && writable && (!(e & VAC__E_HBLIND) || (e & VAC__E_HREAD)))
 		e |= VAC__E_HWRITE;
 	vac__w_map_get(&vac__frame(g->pool, it->src)->word);
 	vac__xchg(slot, e);

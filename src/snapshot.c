@@ -53,10 +53,25 @@ static bool shown_run(struct vac_space *s, uint32_t *at, uint32_t *to, uint32_t 
 	return in;
 }
 
+static int make_hole(struct vac_space *s, uint32_t at, uint32_t to)
+{
+	int r;
+
+	if (!vac__port_vma_charge(2, false))
+		return -ENOMEM;
+	r = s->pool->mem->hole(s->pool->mem_ctx, vac__page_addr(s, at),
+			       (size_t)(to - at) << VAC__PAGE_SHIFT, false);
+	if (r == 0)
+		vac__entries_hide(s, at, to);
+	vac__port_vma_charge(-2, true);
+	return r;
+}
+
 /*
  * Where the host's rights decide, they are narrowed: runs end where mappings of the host do, so that this
  * splits none, and cannot be refused. Where the kernel itself must be stopped too, all that may be
- * written is hidden: to write-protect it page by page would take longer than to show it again.
+ * written is made blind: to write-protect it page by page would take longer than to show it again. Where
+ * the host cannot do that, it becomes a hole.
  */
 static int stop_writers(struct clone *c)
 {
@@ -79,12 +94,11 @@ static int stop_writers(struct clone *c)
 			size_t bytes = (size_t)(to - at) << VAC__PAGE_SHIFT;
 
 			if (c->pool->watches) {
-				if (!vac__port_vma_charge(2, false))
-					return -ENOMEM;
-				r = mem->hole(c->pool->mem_ctx, addr, bytes, false);
+				r = mem->blind(c->pool->mem_ctx, addr, bytes);
 				if (r == 0)
-					vac__entries_hide(s, at, to);
-				vac__port_vma_charge(-2, true);
+					vac__entries_blind(s, at, to);
+				else
+					r = make_hole(s, at, to);
 			} else {
 				r = mem->protect(c->pool->mem_ctx, addr, bytes, VAC__READ);
 				if (r == 0)
@@ -123,7 +137,7 @@ static int clone_entry(struct clone *c, vac__entry *from, vac__entry *to, uint32
 {
 	uint64_t e = vac__ld_rlx(from), shared = e & ~(uint64_t)(VAC__E_EXCL | VAC__E_HWRITE);
 	struct vac__frame *f = vac__frame(c->pool, vac__e_pfn(e));
-	uint64_t hidden = shared & ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWATCH);
+	uint64_t hidden = shared & ~(uint64_t)VAC__E_HOST;
 
 	if (e == 0)
 		return 0;

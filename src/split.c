@@ -46,7 +46,7 @@ int vac__split(struct vac_pool *pool, uint32_t pfn)
 		vac__st_rlx(&t->family, fam);
 		vac__st_rlx(&t->index, index + i);
 		vac__st_rlx(&t->flags, VAC__F_BASE);
-		vac__st(&t->word, VAC__W_MAP * map);
+		vac__st_rel(&t->word, VAC__W_MAP * map);
 	}
 	vac__or(&f->flags, VAC__F_BASE);
 	vac__and(&f->flags, ~VAC__F_HEAD);
@@ -61,7 +61,7 @@ int vac__split(struct vac_pool *pool, uint32_t pfn)
 		for (uint32_t i = 0; i < VAC__PB_PAGES; i++)
 			vac__st_rlx(vac__pte(s, index + i), e + ((uint64_t)i << VAC__E_PFN_SHIFT));
 		vac__st(vac__pmd(s, vpb), VAC__E_TABLE);
-		vac__segments_settle(s, vpb, 0);
+		/* One host mapping shows it, or none, as before. */
 		vac__ptl_unlock(s, vpb);
 	}
 	old = vac__w_thaw(&f->word, VAC__W_REF + VAC__W_MAP * map);

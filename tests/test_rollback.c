@@ -144,6 +144,21 @@ static void w_stay(void *ctx, void *addr, size_t bytes, struct vac__backing *b, 
 	real->stay(ctx, addr, bytes, b, off, prot);
 }
 
+static int w_allow(void *ctx, void *addr, size_t bytes)
+{
+	return fails(K_LEAVE) ? -ENOMEM : real->allow(ctx, addr, bytes);
+}
+
+static int w_blind(void *ctx, void *addr, size_t bytes)
+{
+	return fails(K_LEAVE) ? -ENOMEM : real->blind(ctx, addr, bytes);
+}
+
+static int w_reveal(void *ctx, void *addr, size_t bytes, unsigned prot)
+{
+	return fails(K_LEAVE) ? -ENOMEM : real->reveal(ctx, addr, bytes, prot);
+}
+
 static int w_hole(void *ctx, void *addr, size_t bytes, bool fresh)
 {
 	return fails(K_UNMAP) ? -ENOMEM : real->hole(ctx, addr, bytes, fresh);
@@ -195,6 +210,9 @@ static const struct vac__mem_ops wrapped = {
 	.protect = w_protect,
 	.leave = w_leave,
 	.stay = w_stay,
+	.allow = w_allow,
+	.blind = w_blind,
+	.reveal = w_reveal,
 	.unmap = w_unmap,
 	.hole = w_hole,
 };

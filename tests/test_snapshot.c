@@ -7,6 +7,7 @@
 #include "tests/util.h"
 
 #include <sched.h>
+#include <sys/mman.h>
 
 #include "src/internal.h"
 
@@ -132,6 +133,69 @@ static void test_how_much(void **state UNUSED)
 	assert_int_equal(b.cow_copies, a.cow_copies);
 	assert_int_equal(b.cow_reuses - a.cow_reuses, 511);
 	assert_in_range(b.faults - a.faults, 1, 3); /* on either side of what was written before */
+	t_check(pool);
+	t_close(pool);
+}
+
+/* What is written here and there is copied page by page, until so many pages of a pageblock are the space's
+ * own: then all of it is, and takes no fault, and one host mapping. */
+static void test_dense(void **state UNUSED)
+{
+	struct vac_pool *pool = t_pool(MIB(4), 6);
+	struct vac_space *s = t_space(pool, MIB(4)), *t;
+	unsigned few = pool->watches ? VAC__COW_DENSE_WATCHED : VAC__COW_DENSE;
+	char *p = t_map(s, MIB(4), 0);
+	struct vac_pool_stats a, b;
+
+	pat_fill(p, MIB(4), 1);
+	t = snap(s);
+	a = t_stats(pool);
+	for (unsigned i = 0; i < few; i++)
+		p[(5 + 11 * i) * 4096] ^= 1;
+	b = t_stats(pool);
+	assert_int_equal(b.cow_copies - a.cow_copies, few);
+	p[509 * 4096] ^= 1;
+	a = t_stats(pool);
+	assert_int_equal(a.cow_copies - b.cow_copies, 512 - few);
+	assert_int_equal(s->nseg[0], 1);
+	p[509 * 4096] ^= 1;
+	for (unsigned i = 0; i < few; i++)
+		p[(5 + 11 * i) * 4096] ^= 1;
+	assert_int_equal(pat_bad(p, MIB(4), 1), -1);
+	assert_int_equal(pat_bad(in(s, p, t), MIB(4), 1), -1);
+	pat_fill(p, MIB(2), 2);
+	b = t_stats(pool);
+	assert_int_equal(b.cow_copies, a.cow_copies);
+	assert_int_equal(pat_bad(in(s, p, t), MIB(4), 1), -1);
+	assert_memory_equal(p + MIB(2), in(s, p, t) + MIB(2), MIB(2));
+	t_check(pool);
+	t_close(pool);
+}
+
+/* The host may take pages out of the page table at any time, as its own reclaim does. They are asked for again,
+ * with the rights that they had. */
+static void test_forgotten(void **state UNUSED)
+{
+	struct vac_pool *pool = t_pool(MIB(4), 6);
+	struct vac_space *s = t_space(pool, MIB(4)), *t;
+	char *p = t_map(s, MIB(2), 0);
+
+	pat_fill(p, MIB(2), 1);
+	t = snap(s);
+	p[100 * 4096] = 1; /* its own, and shown */
+	assert_int_equal(p[200 * 4096], in(s, p, t)[200 * 4096]);
+	for (unsigned i = 0; i < 4; i++) {
+		assert_ok(madvise(p, MIB(2), MADV_DONTNEED));
+		assert_int_equal(p[100 * 4096], 1 + (int)i);
+		assert_ok(madvise(p, MIB(2), MADV_DONTNEED));
+		p[100 * 4096]++;
+		assert_int_equal(p[250 * 4096], in(s, p, t)[250 * 4096]);
+		assert_ok(madvise(p, MIB(2), MADV_DONTNEED));
+		p[(200 + i) * 4096] ^= 1; /* shown to be read, or not at all */
+	}
+	assert_int_equal(pat_bad(in(s, p, t), MIB(2), 1), -1);
+	assert_int_equal(p[100 * 4096], 5);
+	assert_memory_equal(p + MIB(1), in(s, p, t) + MIB(1), MIB(1));
 	t_check(pool);
 	t_close(pool);
 }
@@ -641,6 +705,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_mappings),
 		cmocka_unit_test(test_who_copies),
 		cmocka_unit_test(test_how_much),
+		cmocka_unit_test(test_dense),
+		cmocka_unit_test(test_forgotten),
 		cmocka_unit_test(test_bad_arguments),
 		cmocka_unit_test(test_cow_rows_1_2),
 		cmocka_unit_test(test_cow_rows_3_6),

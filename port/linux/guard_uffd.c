@@ -3,9 +3,12 @@
  * The userfaultfd guard: a touch that the host cannot serve makes the thread sleep in the kernel, wherever
  * it was, in user mode or in the middle of read(2), until the engine has served it.
  *
- * One reader thread takes the events off the descriptor and queues the faults; a few handler threads
- * take them from there, call the engine as a faulting thread would, and wake the sleeper. All of them
- * block all signals, and none touches pool memory.
+ * Three kinds of thread, which block all signals and never touch pool memory. The server takes events off
+ * the descriptor, and serves a touch of what is present by itself, which is a short job mostly: one change of
+ * threads instead of two. Others it queues; a few handlers take them from there, call the engine as a
+ * faulting thread would, and wake the sleeper. When the server is about to sleep in the middle of
+ * that (vac__uffd_pause(), which all waits of the port call), the reader takes over: it reads and queues,
+ * and never sleeps for anything else, until the server is back.
  *
  * What the host shows (view.c):
  *	hole      anonymous, writable, empty, watched for missing pages: what may be touched and is
@@ -15,11 +18,15 @@
  *	          which nobody has to serve: the page is mapped anew before long, and woken.
  *	watched   the same for long, as others share the memory. A write is an event that the engine
  *	          serves; its page then loses its mark, and no mapping is cut for that.
+ *	blind     shown, in a mapping of which every page that the page table does not have is an event.
+ *		  The engine puts pages into the page table one by one, to be written, or marked as
+ *		  watched ones are. It costs no mapping and no change of one.
  *	bare      no rights, not watched: SIGSEGV, or EFAULT, of the host's own.
  *
  * Invariants:
- *  - The reader takes no lock that is held across a host call: a mremap() of a watched range (a hole
- *    that is moved in) returns only when the reader has taken its event.
+ *  - Somebody reads, always: a mremap() of a watched range (a hole that is moved in) returns only when
+ *    its event has been taken. So the reader takes no lock that is held across a host call, and the
+ *    server does not wait for one without telling the reader.
  *  - No wake is lost. A thread that meets a leaving page queues itself under the lock that mmap() takes
  *    for itself alone, having looked at the page; so it either sees the new mapping or is found by the
  *    wake that follows it.
@@ -47,6 +54,9 @@
 #ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
 #define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12)
 #endif
+#ifndef UFFDIO_CONTINUE_MODE_WP
+#define UFFDIO_CONTINUE_MODE_WP ((uint64_t)1 << 1)
+#endif
 #ifndef UFFD_FEATURE_POISON
 #define UFFD_FEATURE_POISON (1 << 14)
 #endif
@@ -60,7 +70,8 @@ struct vac__uffdio_poison {
 
 #define FEATURES                                                                          \
 	(UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EXACT_ADDRESS | UFFD_FEATURE_EVENT_REMAP | \
-	 UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_POISON)
+	 UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM |               \
+	 UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_POISON)
 
 #define PM_UFFD_WP ((uint64_t)1 << 57) /* of an entry of /proc/self/pagemap */
 
@@ -70,6 +81,7 @@ struct vac__uffdio_poison {
 #define HANDLERS_MAX 17
 /* The engine's fault path needs 16 KiB. The rest, of which nothing is touched, is for the thread-local
  * storage of the program and its libraries, which libc places there: under TSan almost a megabyte. */
+enum { SERVER, READER, WANTED, NOBODY };
 #define STACK_BYTES ((size_t)2 << 20)
 #define INSISTS 100
 #define REFUSED_MAX 64
@@ -86,12 +98,15 @@ struct fault {
 
 struct vac__uffd {
 	struct vac__uffd *next; /* of `all` */
-	_Atomic uint32_t turn;  /* of the reader: odd while it has events in hand */
-	int fd, pagemap, end;   /* end: an eventfd that ends the reader */
-	pthread_t reader, handler[HANDLERS_MAX];
+	/* Who reads: SERVER; READER, as the server is busy; WANTED: the same, and the server is not any
+	 * more. NOBODY: the end. Waited for. */
+	_Atomic uint32_t role;
+	_Atomic uint32_t turn; /* of who reads: odd while it has events in hand */
+	int fd, pagemap, end;  /* end: an eventfd that ends who reads */
+	pthread_t reader, server, handler[HANDLERS_MAX];
 	unsigned handlers;
-	bool reading;
-	char *stacks; /* of the reader and so many handlers */
+	bool reading, serving;
+	char *stacks; /* of the reader, the server, and so many handlers */
 	unsigned nr_stacks;
 	_Atomic uint32_t
 		work[2]; /* moves on when something was queued, urgent or not, or at the end */
@@ -135,6 +150,28 @@ static _Thread_local struct {
 	struct vac__uffd *u; /* NULL: nothing is put off */
 	uintptr_t lo, hi;
 } put_off;
+
+/* The guard of which this thread is the server, while it reads. */
+static _Thread_local struct vac__uffd *reads;
+
+void vac__uffd_pause(void)
+{
+	struct vac__uffd *u = reads;
+	uint32_t role = SERVER;
+
+	if (!u)
+		return;
+	reads = NULL;
+	if (atomic_compare_exchange_strong(&u->role, &role, READER))
+		vac__port_wake(&u->role, INT_MAX);
+}
+
+/* The kernel has asked for an ioctl() to be made again, as somebody is moving a hole in: who reads must. */
+static void again(void)
+{
+	vac__uffd_pause();
+	sched_yield();
+}
 
 void vac__uffd_wake(struct vac__uffd *u, void *addr, size_t bytes)
 {
@@ -212,7 +249,8 @@ static bool tell(uintptr_t addr)
 	return r == 0;
 }
 
-static void take(struct vac__uffd *u, const struct uffd_msg *m)
+/* The event is queued, or needs nobody; or, if `self` allows, *mine is for the caller to serve: answers true. */
+static bool take(struct vac__uffd *u, const struct uffd_msg *m, bool self, struct fault *mine)
 {
 	uintptr_t addr = (uintptr_t)m->arg.pagefault.address;
 	uint64_t flags = m->arg.pagefault.flags;
@@ -221,38 +259,65 @@ static void take(struct vac__uffd *u, const struct uffd_msg *m)
 	struct fault f = {.addr = addr, .tid = tid, .in_fork = in_fork};
 
 	if (m->event != UFFD_EVENT_PAGEFAULT)
-		return; /* others only had to be read */
+		return false; /* others only had to be read */
 	/* A thread that forks, and writes to what it has stopped writers of, waits for itself: the engine
 	 * must let it pass. */
 	if (flags & UFFD_PAGEFAULT_FLAG_WP && !in_fork && tell(addr))
-		return;
+		return false;
 	f.access = flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP) ? VAC__WRITE
 										: VAC__READ;
+	/* A new page is a longer job, which others may do at the same time. */
+	if (self && !in_fork && flags & (UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_MINOR)) {
+		atomic_fetch_add_explicit(&u->open, 1, memory_order_relaxed);
+		*mine = f;
+		return true;
+	}
 	if (push(u, f))
 		announce(u, in_fork, 1);
 	else
 		vac__uffd_wake(u, page_of(addr), VAC_PAGE_BYTES); /* it comes again */
+	return false;
 }
 
-static void *read_events(void *arg)
+/* Take what there is; if there is nothing, wait for it, or for the end. True: *mine is to be served. */
+static bool read_events(struct vac__uffd *u, bool self, struct fault *mine)
+{
+	struct pollfd p[2] = {{.fd = u->fd, .events = POLLIN}, {.fd = u->end, .events = POLLIN}};
+	struct uffd_msg m[16];
+	bool any = false;
+	long n, k;
+
+	atomic_fetch_add(&u->turn, 1);
+	n = vac__sys_read(u->fd, m, sizeof(m));
+	k = n / (long)sizeof(m[0]);
+	for (long i = 0; i < k; i++)
+		any = take(u, &m[i], self && i == k - 1, mine);
+	atomic_fetch_add(&u->turn, 1);
+	if (atomic_load(&fences))
+		vac__port_wake(&u->turn, INT_MAX);
+	if (n < 0)
+		poll(p, 2, -1);
+	return any;
+}
+
+static bool stopped(struct vac__uffd *u)
+{
+	return atomic_load_explicit(&u->stop, memory_order_acquire);
+}
+
+static void *read_for_server(void *arg)
 {
 	struct vac__uffd *u = arg;
-	struct uffd_msg m[16];
-	long n;
 
-	while (!atomic_load_explicit(&u->stop, memory_order_acquire)) {
-		struct pollfd p[2] = {{.fd = u->fd, .events = POLLIN},
-				      {.fd = u->end, .events = POLLIN}};
+	while (!stopped(u)) {
+		uint32_t role = WANTED;
 
-		atomic_fetch_add(&u->turn, 1);
-		n = vac__sys_read(u->fd, m, sizeof(m));
-		for (long i = 0; i < n / (long)sizeof(m[0]); i++)
-			take(u, &m[i]);
-		atomic_fetch_add(&u->turn, 1);
-		if (atomic_load(&fences))
-			vac__port_wake(&u->turn, INT_MAX);
-		if (n < 0)
-			poll(p, 2, -1);
+		if (atomic_compare_exchange_strong(&u->role, &role, SERVER))
+			vac__port_wake(&u->role, INT_MAX);
+		else if (role == READER)
+			read_events(u, false, NULL);
+		else
+			vac__port_wait(&u->role, role, 0);
 	}
 	return NULL;
 }
@@ -286,9 +351,8 @@ static void refuse(struct vac__uffd *u, uintptr_t page)
 	uintptr_t oldest = 0;
 	int r;
 
-	do { /* EAGAIN: somebody is moving a hole in */
-		r = uffd_ioctl(u, VAC__UFFDIO_POISON, &p);
-	} while (r == -EAGAIN && !sched_yield());
+	while ((r = uffd_ioctl(u, VAC__UFFDIO_POISON, &p)) == -EAGAIN)
+		again();
 	if (r < 0)
 		return; /* it is mapped by now, or gone */
 	vac__flock_lock(&u->lock);
@@ -373,6 +437,35 @@ static void serve(struct vac__uffd *u, const struct fault *fault)
 	}
 }
 
+static void done(struct vac__uffd *u)
+{
+	if (atomic_fetch_sub_explicit(&u->open, 1, memory_order_release) == 1)
+		vac__port_wake(&u->open, INT_MAX);
+}
+
+static void *read_and_serve(void *arg)
+{
+	struct vac__uffd *u = arg;
+	struct fault fault;
+
+	while (!stopped(u)) {
+		uint32_t role = READER;
+
+		if (atomic_load(&u->role) == SERVER) {
+			if (!read_events(u, true, &fault))
+				continue;
+			reads = u;
+			serve(u, &fault);
+			reads = NULL;
+			done(u);
+		} else if (atomic_compare_exchange_strong(&u->role, &role, WANTED) ||
+			   role == WANTED) {
+			vac__port_wait(&u->role, WANTED, 0);
+		}
+	}
+	return NULL;
+}
+
 static void *handle(void *arg)
 {
 	struct vac__uffd *u = arg;
@@ -384,11 +477,10 @@ static void *handle(void *arg)
 
 		if (pop(u, &fault, kept)) {
 			serve(u, &fault);
-			if (atomic_fetch_sub_explicit(&u->open, 1, memory_order_release) == 1)
-				vac__port_wake(&u->open, INT_MAX);
+			done(u);
 			continue;
 		}
-		if (atomic_load_explicit(&u->stop, memory_order_acquire))
+		if (stopped(u))
 			break;
 		vac__port_wait(&u->work[kept], seen, kept ? 0 : reopen(u));
 	}
@@ -447,9 +539,8 @@ static int write_protect(struct vac__uffd *u, void *addr, size_t bytes, uint64_t
 					.mode = mode};
 	int r;
 
-	do { /* EAGAIN: somebody is moving a hole in */
-		r = uffd_ioctl(u, UFFDIO_WRITEPROTECT, &w);
-	} while (r == -EAGAIN && !sched_yield());
+	while ((r = uffd_ioctl(u, UFFDIO_WRITEPROTECT, &w)) == -EAGAIN)
+		again();
 	return r;
 }
 
@@ -470,13 +561,54 @@ static int mark(struct vac__uffd *u, void *addr, size_t bytes)
 }
 
 /*
- * Measured, 2 MiB of one host page (us): watch 0.8, unmap from the page table 1.1, mark 2.5, look 3.2.
- * Where whole pageblocks leave, a huge page may be beneath; smaller runs are only seen to be marked.
+ * "Watch, then unmap from the page table": watching waits for every fault that is being served with the
+ * mapping as it was, so nothing comes into the page table after it has been emptied but by reveal.
  */
-int vac__uffd_protect(struct vac__uffd *u, void *addr, size_t bytes)
+int vac__uffd_blind(struct vac__uffd *u, void *addr, size_t bytes)
+{
+	int r = watch(u, addr, bytes,
+		      UFFDIO_REGISTER_MODE_MINOR | UFFDIO_REGISTER_MODE_MISSING |
+			      UFFDIO_REGISTER_MODE_WP);
+
+	return r < 0 ? r : vac__sys_madvise(addr, bytes, MADV_DONTNEED);
+}
+
+/* Whoever waits for the pages is woken by the kernel. */
+int vac__uffd_reveal(struct vac__uffd *u, void *addr, size_t bytes, bool writable)
+{
+	uintptr_t at = (uintptr_t)addr, end = at + bytes;
+	int r = 0;
+
+	while (at < end) {
+		struct uffdio_continue c = {.range = {.start = at, .len = end - at},
+					    .mode = writable ? 0 : UFFDIO_CONTINUE_MODE_WP};
+
+		r = uffd_ioctl(u, UFFDIO_CONTINUE, &c);
+		if (r == 0)
+			break;
+		if (c.mapped > 0) {
+			at += (uintptr_t)c.mapped;
+		} else if (r == -EEXIST) {
+			at += VAC_PAGE_BYTES;
+		} else if (r == -EAGAIN) {
+			again();
+		} else {
+			break;
+		}
+		r = 0;
+	}
+	return r == 0 ? 0 : -ENOMEM;
+}
+
+/*
+ * Measured, 2 MiB of one host page (us): watch 0.8, unmap from the page table 1.1, mark 2.5, look 3.2.
+ * Where whole pageblocks leave, a huge page may be beneath; smaller runs are only seen to be marked, and so
+ * is what is blind, which is mapped page by page.
+ */
+int vac__uffd_protect(struct vac__uffd *u, void *addr, size_t bytes, bool blind)
 {
 	bool careless = atomic_load_explicit(&vac__uffd_test_careless, memory_order_relaxed);
-	bool zap = ((uintptr_t)addr | bytes) % VAC_PAGEBLOCK_BYTES == 0 && !careless;
+	bool zap = ((uintptr_t)addr | bytes) % VAC_PAGEBLOCK_BYTES == 0 && !careless && !blind;
 	int r = watch(u, addr, bytes, UFFDIO_REGISTER_MODE_WP);
 
 	for (int tries = 0; r == 0; tries++) {
@@ -611,10 +743,13 @@ static int start_threads(struct vac__uffd *u)
 	int r;
 
 	vac__port_enter(&saved);
-	r = start(u, 0, &u->reader, read_events);
+	r = start(u, 0, &u->reader, read_for_server);
 	u->reading = r == 0;
-	while (r == 0 && u->handlers + 1 < u->nr_stacks) {
-		r = start(u, u->handlers + 1, &u->handler[u->handlers], handle);
+	if (r == 0)
+		r = start(u, 1, &u->server, read_and_serve);
+	u->serving = u->reading && r == 0;
+	while (r == 0 && u->handlers + 2 < u->nr_stacks) {
+		r = start(u, u->handlers + 2, &u->handler[u->handlers], handle);
 		if (r == 0)
 			u->handlers++;
 	}
@@ -628,7 +763,7 @@ static int start_threads(struct vac__uffd *u)
 /* A child inherits them: libc, which keeps what it knows of a thread on its stack, looks at that there. */
 static int map_stacks(struct vac__uffd *u)
 {
-	unsigned n = wanted_handlers() + 1;
+	unsigned n = wanted_handlers() + 2;
 	void *p;
 
 	if (!vac__port_vma_charge(2 * (long)n, false))
@@ -688,10 +823,14 @@ void vac__uffd_close(struct vac__uffd *u)
 	for (unsigned i = 0; i < u->handlers; i++)
 		pthread_join(u->handler[i], NULL);
 	if (u->reading) {
+		atomic_store(&u->role, NOBODY);
+		vac__port_wake(&u->role, INT_MAX);
 		while (vac__sys(syscall(SYS_write, u->end, &one, sizeof(one))) == -EINTR)
 			;
 		pthread_join(u->reader, NULL);
 	}
+	if (u->serving)
+		pthread_join(u->server, NULL);
 	if (u->end >= 0)
 		vac__sys_close(u->end);
 	if (u->pagemap >= 0)

@@ -218,10 +218,18 @@ VAC__HIDDEN void vac__uffd_close(struct vac__uffd *uffd);
 VAC__HIDDEN void vac__uffd_wake(struct vac__uffd *uffd, void *addr, size_t bytes);
 /* Whoever writes to the range, which is one or more host VMAs by itself, waits from now on, until it is
  * mapped anew and woken; no CPU holds a writable translation any more. */
-VAC__HIDDEN int vac__uffd_protect(struct vac__uffd *uffd, void *addr, size_t bytes);
-/* Touches of the range, which is PROT_NONE or nobody's yet, reach the engine from now on. */
+VAC__HIDDEN int vac__uffd_protect(struct vac__uffd *uffd, void *addr, size_t bytes, bool blind);
+/* Let writers into a part of what is write-protected page by page. */
 VAC__HIDDEN int vac__uffd_allow(struct vac__uffd *uffd, void *addr, size_t bytes);
+/* Shown memory, of one or more host VMAs by itself: every touch reaches the engine from now on; and parts
+ * of it, which then may be read, or written too. */
+VAC__HIDDEN int vac__uffd_blind(struct vac__uffd *uffd, void *addr, size_t bytes);
+VAC__HIDDEN int vac__uffd_reveal(struct vac__uffd *uffd, void *addr, size_t bytes, bool writable);
+/* Touches of the range, which is PROT_NONE or nobody's yet, reach the engine from now on. */
 VAC__HIDDEN int vac__uffd_watch(struct vac__uffd *uffd, void *addr, size_t bytes);
+/* The calling thread is about to sleep, or to be busy for long: if it reads events, another does so from
+ * now on. */
+VAC__HIDDEN void vac__uffd_pause(void);
 /* Wait until every fault read so far has been served. */
 VAC__HIDDEN void vac__uffd_fence(void);
 VAC__HIDDEN void vac__uffd_quiet(struct vac__uffd *uffd);
@@ -287,6 +295,8 @@ VAC__HIDDEN int vac__view_map(void *ctx, void *addr, size_t bytes, struct vac__b
 VAC__HIDDEN int vac__view_protect(void *ctx, void *addr, size_t bytes, unsigned prot);
 VAC__HIDDEN int vac__view_leave(void *ctx, void *addr, size_t bytes, unsigned prot);
 VAC__HIDDEN int vac__view_allow(void *ctx, void *addr, size_t bytes);
+VAC__HIDDEN int vac__view_blind(void *ctx, void *addr, size_t bytes);
+VAC__HIDDEN int vac__view_reveal(void *ctx, void *addr, size_t bytes, unsigned prot);
 VAC__HIDDEN void vac__view_stay(void *ctx, void *addr, size_t bytes, struct vac__backing *b,
 				size_t off, unsigned prot);
 VAC__HIDDEN int vac__view_unmap(void *ctx, void *addr, size_t bytes);

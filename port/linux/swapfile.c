@@ -409,6 +409,7 @@ void vac__swap_io(void *ctx, struct vac__swapfile *f, bool write, struct vac__sw
 	unsigned at = 0, k;
 
 	(void)ctx;
+	vac__uffd_pause();
 	for (unsigned i = 0; i < n; i++) {
 		run[i].err = 1;
 		run[i].left = &left;

@@ -97,6 +97,7 @@ int vac__port_wait(const _Atomic uint32_t *addr, uint32_t expect, uint64_t deadl
 	struct timespec t, *tp = NULL;
 	long r;
 
+	vac__uffd_pause();
 	if (deadline_ns) {
 		t.tv_sec = (time_t)(deadline_ns / 1000000000u);
 		t.tv_nsec = (long)(deadline_ns % 1000000000u);

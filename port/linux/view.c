@@ -185,6 +185,15 @@ static void wake(void *arg, void *addr, size_t bytes)
 		vac__uffd_wake(ctx->uffd, addr, bytes);
 }
 
+/* A watched mapping, to another address. It returns when the event of it has been read, by another. */
+static int move_here(void *p, size_t bytes, void *addr)
+{
+	vac__uffd_pause();
+	return syscall(SYS_mremap, p, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, addr) == -1
+		       ? -errno
+		       : 0;
+}
+
 /*
  * Shown so that every write is an event: marked elsewhere, and moved in with its marks, as a write between
  * a mapping and its marks would be lost to whoever shares the memory. All such mappings are kept from
@@ -209,9 +218,9 @@ static int map_watched(struct vac__mem_ctx *ctx, void *addr, size_t bytes, int f
 	if (r == -EINVAL) /* a kernel without huge pages */
 		r = 0;
 	if (!r)
-		r = vac__uffd_protect(ctx->uffd, p, bytes);
-	if (!r && syscall(SYS_mremap, p, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, addr) == -1)
-		r = -errno;
+		r = vac__uffd_protect(ctx->uffd, p, bytes, false);
+	if (!r)
+		r = move_here(p, bytes, addr);
 	if (r < 0)
 		vac__sys_munmap(p, bytes);
 	return r;
@@ -233,7 +242,7 @@ int vac__view_map(void *arg, void *addr, size_t bytes, struct vac__backing *b, s
 		prefault(lo, bytes, off, prot);
 	/* Writers who wait for a leaving page are told by us alone. Those who wait for a missing one are told
 	 * by the handler of their fault, when the engine is through with it. */
-	if (left)
+	if (left || prot & VAC__BLIND)
 		wake(ctx, addr, bytes);
 	return 0;
 }
@@ -280,7 +289,7 @@ int vac__view_leave(void *arg, void *addr, size_t bytes, unsigned prot)
 	int r = paint(addr, bytes, colour);
 
 	if (!r && prot & VAC__WRITE)
-		r = ctx->uffd ? vac__uffd_protect(ctx->uffd, addr, bytes)
+		r = ctx->uffd ? vac__uffd_protect(ctx->uffd, addr, bytes, prot & VAC__BLIND)
 			      : vac__sys_mprotect(addr, bytes, PROT_READ);
 	if (r < 0) {
 		unpaint(addr, bytes, colour);
@@ -310,7 +319,7 @@ void vac__view_stay(void *arg, void *addr, size_t bytes, struct vac__backing *b,
 	struct vac__mem_ctx *ctx = arg;
 	uintptr_t lo = (uintptr_t)addr;
 	unsigned colour = vac__edge_colour(lo);
-	bool watched = prot & VAC__WATCH;
+	bool watched = prot & (VAC__WATCH | VAC__BLIND);
 	bool anew = ctx->uffd && prot & VAC__WRITE && !watched;
 	int r = 0;
 
@@ -334,6 +343,32 @@ int vac__view_allow(void *arg, void *addr, size_t bytes)
 	struct vac__mem_ctx *ctx = arg;
 
 	return vac__uffd_allow(ctx->uffd, addr, bytes);
+}
+
+/*
+ * In place: no touch finds anything between two states, the mapping is as large as before, and nobody waits
+ * for the reader of events, as move_hole() does. All of these are kept from huge host pages, as what is
+ * watched is, so that they merge.
+ */
+int vac__view_blind(void *arg, void *addr, size_t bytes)
+{
+	struct vac__mem_ctx *ctx = arg;
+	int r = vac__sys_madvise(addr, bytes, MADV_NOHUGEPAGE);
+
+	if (r == -EINVAL) /* a kernel without huge pages */
+		r = 0;
+	if (!r)
+		r = vac__uffd_blind(ctx->uffd, addr, bytes);
+	if (!r)
+		wake(ctx, addr, bytes);
+	return r;
+}
+
+int vac__view_reveal(void *arg, void *addr, size_t bytes, unsigned prot)
+{
+	struct vac__mem_ctx *ctx = arg;
+
+	return vac__uffd_reveal(ctx->uffd, addr, bytes, prot & VAC__WRITE);
 }
 
 int vac__view_unmap(void *ctx, void *addr, size_t bytes)
@@ -379,8 +414,8 @@ static int move_hole(struct vac__mem_ctx *ctx, void *addr, size_t bytes)
 		return r;
 	mark_bare(p, bytes);
 	r = vac__uffd_watch(ctx->uffd, p, bytes);
-	if (!r && syscall(SYS_mremap, p, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, addr) == -1)
-		r = -errno;
+	if (!r)
+		r = move_here(p, bytes, addr);
 	if (r < 0)
 		vac__sys_munmap(p, bytes);
 	return r;

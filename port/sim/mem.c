@@ -116,6 +116,7 @@ struct host_pte {
 	uint8_t prot;
 	bool hole;
 	bool watch; /* VAC__WATCH: a refused write asks the engine, and rights cut no mapping */
+	bool blind; /* prot is what was revealed, and may be forgotten */
 	uint32_t leaving; /* 0: not; else the run that leaves, which merges with no other */
 };
 
@@ -231,7 +232,8 @@ void vac__port_vma_usage(uint64_t *used, uint64_t *limit)
 static bool joins(const struct host_pte *a, const struct host_pte *b)
 {
 	if (a->block != b->block || a->watch != b->watch || a->leaving != b->leaving ||
-	    a->hole != b->hole || (a->prot != b->prot && !a->watch))
+	    a->blind != b->blind || a->hole != b->hole ||
+	    (a->prot != b->prot && !a->watch && !a->blind))
 		return false;
 	return a->block < 0 || b->off == a->off + VAC_PAGE_BYTES;
 }
@@ -487,6 +489,7 @@ static int map(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size
 {
 	struct host_block *h = block_of(b);
 	uint64_t a = (uintptr_t)addr;
+	bool told = pte_at(a)->leaving || prot & VAC__BLIND;
 
 	(void)ctx;
 	if (off + bytes > h->bytes)
@@ -497,14 +500,16 @@ static int map(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size
 	if (!pte_at(a)->leaving && refuse(faults.map))
 		return -ENOMEM;
 	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES)
-		*pte_at(a + i) = (struct host_pte){.block = (int)b->priv,
-						   .off = (uint32_t)(off + i),
-						   .prot = (uint8_t)(prot & ~VAC__WATCH),
-						   .watch = prot & VAC__WATCH};
+		*pte_at(a + i) =
+			(struct host_pte){.block = (int)b->priv,
+					  .off = (uint32_t)(off + i),
+					  .prot = (uint8_t)(prot & (VAC__READ | VAC__WRITE)),
+					  .watch = prot & VAC__WATCH};
 	check_vmas();
 	sim_yield();
 	flush(a, bytes);
-	wake_writers();
+	if (told)
+		wake_writers();
 	sim_yield();
 	return 0;
 }
@@ -513,7 +518,9 @@ static int map(void *ctx, void *addr, size_t bytes, struct vac__backing *b, size
 static void set_prot(uint64_t a, size_t bytes, unsigned prot, int64_t leaving)
 {
 	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES) {
-		pte_at(a + i)->prot = (uint8_t)(prot & ~VAC__WATCH);
+		/* A page that is blind and not revealed stays so. */
+		if (!pte_at(a + i)->blind || pte_at(a + i)->prot)
+			pte_at(a + i)->prot = (uint8_t)(prot & (VAC__READ | VAC__WRITE));
 		if (leaving >= 0)
 			pte_at(a + i)->leaving = (uint32_t)leaving;
 	}
@@ -556,6 +563,8 @@ static int leave(void *ctx, void *addr, size_t bytes, unsigned prot)
 	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES) {
 		if (pte_at(a + i)->block < 0 || pte_at(a + i)->leaving)
 			sim_fail(SIM_CRASH, "a run leaves that is not there, or is leaving");
+		if (prot && !pte_at(a + i)->blind != !(prot & VAC__BLIND))
+			sim_fail(SIM_CRASH, "a run leaves as blind, or is and leaves as not");
 		if (prot && pte_at(a + i)->prot & ~prot)
 			sim_fail(SIM_CRASH, "a run leaves with rights %u, the host gives %u", prot,
 				 pte_at(a + i)->prot);
@@ -601,9 +610,52 @@ static int allow(void *ctx, void *addr, size_t bytes)
 	if (refuse(faults.protect))
 		return -ENOMEM;
 	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES) {
-		if (pte_at(a + i)->block < 0 || !pte_at(a + i)->watch || pte_at(a + i)->leaving)
+		struct host_pte *p = pte_at(a + i);
+
+		if (p->block < 0 || !(p->watch || p->blind) || p->leaving)
 			sim_fail(SIM_CRASH, "writers are let in where none are watched");
-		pte_at(a + i)->prot |= VAC__WRITE;
+		if (!p->blind || p->prot) /* else forgotten */
+			p->prot |= VAC__WRITE;
+	}
+	wake_writers();
+	sim_yield();
+	return 0;
+}
+
+static int blind(void *ctx, void *addr, size_t bytes)
+{
+	uint64_t a = (uintptr_t)addr;
+
+	(void)ctx;
+	if (refuse(faults.protect))
+		return -ENOMEM;
+	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES) {
+		if (pte_at(a + i)->block < 0 || !faults.waits)
+			sim_fail(SIM_CRASH, "made blind where nothing is shown");
+		pte_at(a + i)->prot = 0;
+		pte_at(a + i)->watch = false;
+		pte_at(a + i)->blind = true;
+	}
+	check_vmas();
+	sim_yield();
+	flush(a, bytes);
+	wake_writers();
+	sim_yield();
+	return 0;
+}
+
+static int reveal(void *ctx, void *addr, size_t bytes, unsigned prot)
+{
+	uint64_t a = (uintptr_t)addr;
+
+	(void)ctx;
+	if (refuse(faults.protect))
+		return -ENOMEM;
+	for (size_t i = 0; i < bytes; i += VAC_PAGE_BYTES) {
+		if (pte_at(a + i)->block < 0 || !pte_at(a + i)->blind || pte_at(a + i)->leaving)
+			sim_fail(SIM_CRASH, "revealed where nothing is blind");
+		if (!pte_at(a + i)->prot)
+			pte_at(a + i)->prot = (uint8_t)prot;
 	}
 	wake_writers();
 	sim_yield();
@@ -671,6 +723,8 @@ const struct vac__mem_ops vac__port_mem_ops = {
 	.leave = leave,
 	.stay = stay,
 	.allow = allow,
+	.blind = blind,
+	.reveal = reveal,
 	.unmap = unmap,
 	.hole = hole,
 	.swap_open = disk_open,
@@ -701,12 +755,13 @@ static int refused(struct host_space *s, uint64_t addr, unsigned access)
 
 	if (!faults.waits)
 		return s->fn(s->arg, (uintptr_t)addr, access);
-	if (p->block >= 0) {
+	if (p->block >= 0 && !(p->blind && !p->prot)) {
 		uint32_t seen = atomic_load(&remapped);
 
 		if ((p->prot & access) == access)
 			return 0; /* allowed by now */
-		if (!(p->leaving || p->watch) || !(p->prot & VAC__READ) || access != VAC__WRITE)
+		if (!(p->leaving || p->watch || p->blind) || !(p->prot & VAC__READ) ||
+		    access != VAC__WRITE)
 			return -EFAULT;
 		r = s->fn(s->arg, (uintptr_t)addr, VAC__WAITS);
 		if (r == 1)
@@ -714,7 +769,7 @@ static int refused(struct host_space *s, uint64_t addr, unsigned access)
 		vac__port_wait(&remapped, seen, 0);
 		return 0;
 	}
-	if (!p->hole)
+	if (!p->hole && p->block < 0)
 		return -EFAULT;
 	r = s->fn(s->arg, (uintptr_t)addr, access);
 	if (r == -EFAULT && access == VAC__WRITE) {
@@ -742,6 +797,11 @@ static int translate(uint64_t addr, unsigned access, struct translation **out)
 			break;
 		}
 		p = &s->pte[(addr - s->base) / VAC_PAGE_BYTES];
+		/* The host's own reclaim may take a page out of the page table at any time. */
+		if (p->blind && p->prot && !p->leaving && sim_one_in(32)) {
+			p->prot = 0;
+			flush(page, VAC_PAGE_BYTES);
+		}
 		if (p->block >= 0 && (p->prot & access) == access) {
 			t = &tlb[sim_self()][sim_below(TLB_SLOTS)];
 			for (unsigned i = 0; i < TLB_SLOTS; i++)
