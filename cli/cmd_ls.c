@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cmd.h"
+#include "host_target.h"
 #include "out.h"
 #include "remote.h"
 #include "report_json.h"
@@ -229,6 +230,8 @@ int cmd_ls(int argc, char **argv)
 	bool json = false;
 	int c, rc;
 
+	if (host_wanted(argc, argv))
+		return cmd_host_ls(argc, argv);
 	out_set_prefix("vacate ls");
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, ":h", options, NULL)) != -1) {

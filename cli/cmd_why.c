@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cmd.h"
+#include "host_target.h"
 #include "out.h"
 #include "remote.h"
 #include "report_json.h"
@@ -105,6 +106,8 @@ int cmd_why(int argc, char **argv)
 	struct targets ts;
 	int c, rc;
 
+	if (host_wanted(argc, argv))
+		return cmd_host_why(argc, argv);
 	out_set_prefix("vacate why");
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, ":h", options, NULL)) != -1) {

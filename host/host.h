@@ -18,6 +18,7 @@
 #ifndef HOST_HOST_H
 #define HOST_HOST_H
 
+#include <dirent.h>
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -67,8 +68,8 @@ struct host {
 	char auto_policy[32];   /* as the kernel prints it */
 	char message[512];      /* of the last error */
 	struct host_walk *walk;   /* walk.c; NULL until somebody asks */
-	struct host_pages *saved; /* pages of a capture; NULL when live */
-	json_t *saved_walk;       /* walks of a capture */
+	struct host_saved *saved; /* pages of a capture; NULL when live */
+	json_t *saved_walk;       /* its vacate/walk.json */
 };
 
 /* sysroot NULL or "": this machine. *out is NULL after an error, with *message then (static). */
@@ -83,12 +84,15 @@ const char *host_state_name(enum host_state s);
 const char *host_owner_name(enum host_owner o);
 
 /* A file below the root. fd or -errno; host_read() answers bytes, ends text with NUL and strips one
- * newline at the end; host_number() is its number. Messages are left alone: many files are optional. */
+ * newline at the end. Messages are left alone: many files are optional. */
 int host_openat(const struct host *h, int flags, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 FILE *host_fopen(const struct host *h, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 ssize_t host_read(const struct host *h, char *buf, size_t size, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
+ssize_t host_readlink(const struct host *h, char *buf, size_t size, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+DIR *host_opendir(const struct host *h, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int host_fail(struct host *h, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* ---- Frames ---- */
@@ -134,6 +138,8 @@ struct host_usage {
 	uint64_t frames[HOST_CLASSES];
 	uint64_t anon, file;    /* frames among the movable and held */
 	uint64_t huge_reserved; /* frames of free huge pages that a reservation keeps in their pool */
+	uint64_t holes;         /* among the absent: frames without memory */
+	uint64_t memmap; /* among the unmovable: the block's own struct pages; they leave with it */
 };
 
 /* Look at the frames of [pfn, pfn + n) twice, wait_ms apart (0: once; then nothing is held or
@@ -144,6 +150,10 @@ void host_pages_free(struct host_pages *p);
 void host_pages_usage(struct host *h, const struct host_pages *p, uint64_t pfn, uint64_t n,
 		      struct host_usage *u);
 const char *host_class_name(enum host_class c);
+
+/* What all blocks hold, usage[i] being of h->blocks[i], in two samples of what is suspicious. Blocks
+ * that are offline hold nothing. *refs_known as in struct host_pages. Time is linear in memory. */
+int host_survey(struct host *h, struct host_usage *usage, bool *refs_known);
 
 /* ---- Holders ---- */
 
@@ -222,6 +232,9 @@ struct host_why {
  * half a second a block. Free with host_why_free(). */
 int host_why(struct host *h, const struct host_block *b, struct host_why *out);
 void host_why_free(struct host_why *w);
+/* The verdict alone, from what a survey says. */
+enum host_verdict host_verdict_of(struct host *h, const struct host_block *b,
+				  const struct host_usage *u, bool refs_known);
 json_t *host_why_json(struct host *h, const struct host_block *b, const struct host_why *w);
 const char *host_verdict_name(enum host_verdict v); /* a stable word: "goes", "loops"... */
 const char *host_kind_name(enum host_kind k);
