@@ -257,6 +257,8 @@ static void hold_aio_ring(void)
 	if (syscall(SYS_io_setup, 64, &ctx))
 		die("io_setup");
 	say_pid(getpid());
+	if (*(volatile unsigned *)ctx == ~0u) /* touch it */
+		die("the ring");
 	say_pfn((void *)ctx);
 }
 
