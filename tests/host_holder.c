@@ -441,6 +441,35 @@ static void hold_locked(const char *path)
 	say_fds(&fuse_fd, 1);
 }
 
+/* Direct reads of a file one after the other, by a child. */
+static void read_directly(const char *path)
+{
+	char *p = memory(PAGES * PAGE);
+	int fd = open(path, O_CREAT | O_RDWR | O_TRUNC, 0600);
+	pid_t pid;
+
+	if (fd < 0 || write(fd, p, PAGES * PAGE) != PAGES * PAGE || fsync(fd))
+		die("a file");
+	close(fd);
+	fd = open(path, O_RDONLY | O_DIRECT);
+	if (fd < 0)
+		die("O_DIRECT");
+	fflush(stdout);
+	pid = fork();
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		memset(p, 2, PAGES * PAGE);
+		say_pfns(p, PAGES);
+		say_pid(getpid());
+		say_fds(&fd, 1);
+		puts("ready");
+		fflush(stdout);
+		while (pread(fd, p, PAGES * PAGE, 0) > 0)
+			nap(20);
+		exit(1);
+	}
+}
+
 /* ---- Those that hold nothing ---- */
 
 static void clean(const char *how)
@@ -502,13 +531,16 @@ int main(int argc, char **argv)
 		hold_direct(path, 1);
 	else if (!strcmp(kind, "fuse"))
 		hold_locked(path);
+	else if (!strcmp(kind, "direct-loop"))
+		read_directly(path);
 	else if (!strcmp(kind, "aio-ring"))
 		hold_aio_ring();
 	else if (!strncmp(kind, "clean-", 6))
 		clean(kind + 6);
 	else
 		return 2;
-	puts("ready");
+	if (strcmp(kind, "direct-loop"))
+		puts("ready");
 	fflush(stdout);
 	while (read(0, &c, 1) > 0)
 		;

@@ -136,5 +136,19 @@ END
 		failed 'the holder is not in the metrics'
 	pull
 fi
+# Live: direct reads are seen as they are submitted, with the thread. Only where a disk is beneath.
+dev=$(stat -c %d "$dir")
+if [ -e "/sys/dev/block/$((dev >> 8 & 4095)):$((dev & 255 | dev >> 12 & 1048320))" ] &&
+	plant direct-loop; then
+	for b in $(blocks); do
+		"$V" watch --json --duration 2s "host:$b" </dev/null >"$dir/watch.$b" 2>"$dir/err" ||
+			failed "watch host:$b: $(cat "$dir/err")"
+	done
+	cat "$dir"/watch.* | grep -q "\"pid\": $(pids)," || failed 'watch has not seen direct reads'
+	cat "$dir"/watch.* | grep -q '"what": "direct read"' || failed 'they are not named so'
+	pull
+fi
+want 2 'one block' "$V" watch host
+want 2 'one is watched' "$V" watch host:0-9999
 want 0 'could leave now' "$V" ls host
 [ $fails -eq 0 ]
