@@ -67,6 +67,7 @@ struct {
 /* A file or socket still to be looked at, for the descriptor in hand. */
 struct todo {
 	u64 ptr;
+	u64 object; /* once it was looked at */
 	u32 is_sock;
 	u32 flags;
 };
@@ -151,6 +152,7 @@ static __always_inline void add_todo(u64 ptr, u32 is_sock, u32 flags)
 		return;
 	}
 	t->ptr = ptr;
+	t->object = 0;
 	t->is_sock = is_sock;
 	t->flags = flags;
 	n_todo = i + 1;
@@ -438,6 +440,28 @@ static __always_inline void walk_fuse(u64 data)
 		put(1ULL << 62, 0);
 }
 
+static u64 asked_object;
+static u32 was_there;
+
+static long was_step(u32 i, void *ctx)
+{
+	struct todo *t = bpf_map_lookup_elem(&todos, &i);
+
+	if (t && t->object == asked_object)
+		was_there = 1;
+	return was_there;
+}
+
+/* Both ends of a pipe in one message are one pipe. */
+static __always_inline bool first_time(u32 i, struct todo *t, u64 object)
+{
+	asked_object = object;
+	was_there = 0;
+	bpf_loop(i, was_step, NULL, 0);
+	t->object = object;
+	return !was_there;
+}
+
 static long todo_step(u32 i, void *ctx)
 {
 	struct file *file;
@@ -450,14 +474,16 @@ static long todo_step(u32 i, void *ctx)
 	if (!t)
 		return 1;
 	at.flags = (u8)t->flags;
-	if (t->is_sock) {
+	if (t->is_sock && first_time(i, t, t->ptr)) {
 		walk_sock((void *)t->ptr);
 		return 0;
 	}
+	if (t->is_sock)
+		return 0;
 	file = (void *)t->ptr;
 	fops = (u64)BPF_CORE_READ(file, f_op);
 	data = (u64)BPF_CORE_READ(file, private_data);
-	if (!fops || !data)
+	if (!fops || !data || !first_time(i, t, data))
 		return 0;
 	if (fops == pipe_fops)
 		walk_pipe((void *)data);
