@@ -7,6 +7,9 @@
  * list may change under a walk, so every walk is bounded, every read may fail, and what is found is
  * a claim about a moment; the command compares it with a second look at the frame.
  *
+ * What is only ever 0 or 1 is volatile: clang would make a byte of it, and the kernel refuses a type
+ * description that says otherwise.
+ *
  * Which file is a pipe, a ring or a socket is told by its file operations, compared with those of
  * descriptors of our own (calibrate). The place of the array of struct page comes from there too:
  * no symbol needs to be visible.
@@ -250,7 +253,7 @@ static __always_inline void walk_uring(struct io_ring_ctx *c)
 /* ---- Sockets ---- */
 
 static u64 frags, next_skb, after_list, queue_end;
-static u32 unix_queue, listen_queue;
+static volatile u32 unix_queue, listen_queue;
 static u64 fps;
 static u64 rb_at, rb_from;
 static u64 next_req;
@@ -441,15 +444,16 @@ static __always_inline void walk_fuse(u64 data)
 }
 
 static u64 asked_object;
-static u32 was_there;
+static volatile u32 was_there;
 
 static long was_step(u32 i, void *ctx)
 {
 	struct todo *t = bpf_map_lookup_elem(&todos, &i);
 
-	if (t && t->object == asked_object)
-		was_there = 1;
-	return was_there;
+	if (!t || t->object != asked_object)
+		return 0;
+	was_there = 1;
+	return 1;
 }
 
 /* Both ends of a pipe in one message are one pipe. */
