@@ -45,14 +45,14 @@ INSTALL ?= install
 
 # The client's side of the control socket goes into the command and the tests only.
 LIB_SRC  := $(wildcard src/*.c port/linux/*.c) $(filter-out control/client.c,$(wildcard control/*.c))
-CLI_SRC  := $(wildcard cli/*.c bench/*.c) control/client.c
+CLI_SRC  := $(wildcard cli/*.c bench/*.c host/*.c) control/client.c
 TEST_SRC := $(wildcard tests/test_*.c)
 UTIL_SRC := $(wildcard tests/util*.c) control/client.c
 
 # The simulator: the engine again, over another port, with small sizes and lock ranks checked.
 SIM_SRC  := $(wildcard src/*.c port/sim/*.c sim/*.c)
 
-FORMATTED := $(wildcard $(foreach d,include src control port port/linux port/sim sim cli bench tests fuzz,$d/*.c \
+FORMATTED := $(wildcard $(foreach d,include src control port port/linux port/sim sim host host/bpf cli bench tests fuzz,$d/*.c \
 	$d/*.h))
 
 VERSION := $(shell sed -n 's/^.define VAC_VERSION "\(.*\)"/\1/p' include/vacate.h)
@@ -97,6 +97,7 @@ FLAGS_control = $(FLAGS_port)
 FLAGS_cli   = -Iinclude -I. -D_GNU_SOURCE $(CLI_INC)
 FLAGS_fuzz  = $(FLAGS_port)
 FLAGS_bench = $(FLAGS_cli)
+FLAGS_host  = $(FLAGS_cli) $(if $(BPF),-DVAC_BPF -I$B/host)
 FLAGS_tests = -Iinclude -Isrc -I. -D_GNU_SOURCE $(TEST_INC)
 
 FLAGS_sim   = -Iinclude -Isrc -I. -D_GNU_SOURCE $(CLI_INC)
@@ -106,7 +107,14 @@ FLAGS_sim   = -Iinclude -Isrc -I. -D_GNU_SOURCE $(CLI_INC)
 LINK = $(CC) -pthread $(SANFLAGS) -Wl,-z,now $(CFLAGS) $(LDFLAGS)
 
 # Of libraries we ask pkg-config, but only when something is made with them, and once.
-CLI_PKGS  := smartcols jansson liburing libdw
+#
+# The host verbs walk the kernel by BPF where there is what builds it; BPF= leaves it out, and they then
+# say what they cannot see.
+BPFTOOL ?= $(or $(shell command -v bpftool),$(wildcard /usr/sbin/bpftool))
+BPF     ?= $(if $(BPFTOOL),$(shell command -v clang >/dev/null && pkg-config --exists libbpf && echo y))
+BPF     := $(BPF)
+
+CLI_PKGS  := smartcols jansson liburing libdw $(if $(BPF),libbpf)
 TEST_PKGS := cmocka liburing
 
 CLI_INC   = $(call once,CLI_INC,$(call pkg,--cflags,$(CLI_PKGS)))
@@ -190,6 +198,19 @@ $(LIB_OBJ) $(CLI_OBJ): $B/obj/%.o: %.c $B/flags
 	@mkdir -p $(@D)
 	$Q$(COMPILE) -c -o $@ $<
 
+# BPF objects are the same for every kernel (CO-RE) and every sanitizer. clang's BPF target does not
+# know where a multiarch system keeps asm/types.h.
+BPF_ARCH := $(subst x86_64,x86,$(subst aarch64,arm64,$(shell uname -m)))
+$B/host/%.skel.h: host/bpf/%.bpf.c $(wildcard host/bpf/*.h) $B/flags
+	$(call say,BPF)
+	@mkdir -p $(@D)
+	$Qclang -g -O2 -target bpf -mcpu=v3 -D__TARGET_ARCH_$(BPF_ARCH) -I/usr/include/$(shell \
+		uname -m)-linux-gnu $(CLI_INC) -Wall -Werror -c -o $(@:.skel.h=.bpf.o) $<
+	$Q$(BPFTOOL) gen skeleton $(@:.skel.h=.bpf.o) name $*_bpf >$@
+
+$(if $(BPF),$(patsubst host/bpf/%.bpf.c,$B/obj/host/%.o,$(wildcard host/bpf/*.bpf.c))): \
+	$B/obj/host/%.o: $B/host/%.skel.h
+
 # The simulator's threads are its own and switch stacks themselves: no sanitizer follows them.
 $(SIM_OBJ): $B/sim/%.o: %.c $B/flags
 	$(call say,CC)
@@ -213,7 +234,7 @@ $B/debug/line_buffered.o: $B/flags
 
 # Written anew only when they change, so that other flags, or a file fewer, rebuild what they must.
 $B/flags: FORCE
-	@$(call remember,$(CC) $(CPPFLAGS) $(FLAGS) $(CFLAGS) $(LDFLAGS))
+	@$(call remember,$(CC) $(CPPFLAGS) $(FLAGS) $(CFLAGS) $(LDFLAGS) BPF=$(BPF))
 $B/objects: FORCE
 	@$(call remember,$(LIB_OBJ))
 remember = mkdir -p $(@D); printf '%s\n' '$(subst ','\'',$1)' >$@.new; \

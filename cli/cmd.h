@@ -29,6 +29,12 @@ int cmd_online(int argc, char **argv); /* this and the next two: cmd_block.c */
 int cmd_add(int argc, char **argv);
 int cmd_remove(int argc, char **argv);
 int cmd_sim(int argc, char **argv);
+/* Of the host's own memory; host_wanted() of host_target.h tells. */
+int cmd_host_ls(int argc, char **argv);
+int cmd_host_why(int argc, char **argv);
+int cmd_capture(int argc, char **argv);
+int cmd_metrics(int argc, char **argv);
+int cmd_watch(int argc, char **argv);
 int cmd_bench(int argc, char **argv); /* bench/bench.c */
 
 #endif

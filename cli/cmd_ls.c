@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cmd.h"
+#include "host_target.h"
 #include "out.h"
 #include "remote.h"
 #include "report_json.h"
@@ -21,6 +22,8 @@ static void usage(void)
 	     "List the memory pools of running programs that have opened a control socket, with\n"
 	     "their blocks. TARGET: the PID of a program, or the path of its socket; by default all\n"
 	     "of this user, and for root of every user.\n"
+	     "\n"
+	     "The host's own memory: 'vacate ls host', see 'vacate ls host --help'.\n"
 	     "\n"
 	     "Options:\n"
 	     "      --json   print one JSON object\n"
@@ -256,6 +259,8 @@ int cmd_ls(int argc, char **argv)
 	bool json = false;
 	int c, rc;
 
+	if (host_wanted(argc, argv))
+		return cmd_host_ls(argc, argv);
 	out_set_prefix("vacate ls");
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, ":h", options, NULL)) != -1) {

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cmd.h"
+#include "host_target.h"
 #include "out.h"
 #include "remote.h"
 #include "report_json.h"
@@ -23,6 +24,8 @@ static void usage(void)
 	     "TARGET: the PID of a program that has a control socket, or the socket's path; may be\n"
 	     "left out where exactly one pool is running. BLOCK: a number or a range, 3 or 3-7.\n"
 	     "A number alone is a block; 1234: is all blocks of a process.\n"
+	     "\n"
+	     "The host's own memory: 'vacate why host:32', see 'vacate why host --help'.\n"
 	     "\n"
 	     "Options:\n"
 	     "      --json   print one JSON object\n"
@@ -105,6 +108,8 @@ int cmd_why(int argc, char **argv)
 	struct targets ts;
 	int c, rc;
 
+	if (host_wanted(argc, argv))
+		return cmd_host_why(argc, argv);
 	out_set_prefix("vacate why");
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
