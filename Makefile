@@ -52,7 +52,7 @@ UTIL_SRC := $(wildcard tests/util*.c) control/client.c
 # The simulator: the engine again, over another port, with small sizes and lock ranks checked.
 SIM_SRC  := $(wildcard src/*.c port/sim/*.c sim/*.c)
 
-FORMATTED := $(wildcard $(foreach d,include src control port port/linux port/sim sim host host/bpf cli bench tests fuzz,$d/*.c \
+FORMATTED := $(wildcard $(foreach d,include src control port port/linux port/sim sim host host/bpf cli bench tests tests/guest fuzz,$d/*.c \
 	$d/*.h))
 
 VERSION := $(shell sed -n 's/^.define VAC_VERSION "\(.*\)"/\1/p' include/vacate.h)
@@ -180,6 +180,13 @@ $B/libvacate.so: $B/libvacate.so.$(VERSION)
 
 # The tests are linked with an engine of their own that checks itself (VAC_DEBUG).
 tests: $(TESTS) $B/tests/confine
+
+# The driver and the planters that run in the QEMU guest: tests/guest/run.
+$B/tests/guest/guest: $(wildcard tests/guest/*.c tests/guest/*.h) cli/cmd.h $B/flags
+	$(call say,CC)
+	@mkdir -p $(@D)
+	$Q$(CC) -std=c11 -pthread -D_GNU_SOURCE $(WARN) $(if $(filter 1,$(WERROR)),-Werror) -O1 -g -I. -o $@ \
+		$(filter %.c,$^) $(call pkg,--cflags --libs,jansson liburing)
 
 # Runs a command on a machine that forbids things; no test by itself.
 $B/tests/confine: tests/confine.c $B/flags
