@@ -5,7 +5,7 @@
 #	make              build/vacate, build/libvacate.a, build/libvacate.so
 #	make demo         install what is missing, build, run the demonstration
 #	make test         install what is missing, then everything: see scripts/runtests
-#	make test-normal  one variant of that: normal asan tsan clang package (test-quick = normal)
+#	make test-normal  one variant of that: normal asan tsan clang package guest (test-quick = normal)
 #	make mutants      the simulator against every known mistake, put back
 #	make fuzz         libFuzzer at the control socket's requests, FUZZ_RUNS inputs (needs clang)
 #	make bench        run the measurements
