@@ -104,6 +104,7 @@ int special_suspend_freezer(const struct row *row, long block);
 int special_suspend_stop(const struct row *row, long block);
 int special_killed(const struct row *row, long block);
 int special_killed_stop(const struct row *row, long block);
+int special_killed_both(const struct row *row, long block);
 int special_stuck(const struct row *row, long block);
 int special_node(const struct row *row, long block);
 int special_resume(const struct row *row, long block);
@@ -111,5 +112,6 @@ int special_bytes(const struct row *row, long block);
 int special_comeback(const struct row *row, long block);
 int special_audit(const struct row *row, long block);
 int special_virtio(const struct row *row, long block);
+int special_dax(const struct row *row, long block);
 
 #endif

@@ -118,12 +118,14 @@ const struct row rows[] = {
 	{.group = "acts", .name = "suspend-stop", .special = special_suspend_stop},
 	{.group = "acts", .name = "killed", .special = special_killed},
 	{.group = "acts", .name = "killed-stop", .special = special_killed_stop},
+	{.group = "acts", .name = "killed-both", .special = special_killed_both},
 	{.group = "acts", .name = "node", .special = special_node},
 	{.group = "acts", .name = "resumed", .special = special_resume},
 	{.group = "acts", .name = "bytes", .special = special_bytes},
 	{.group = "acts", .name = "comes-back", .special = special_comeback},
 	{.group = "acts", .name = "audit", .special = special_audit},
 	{.group = "acts", .name = "virtio-mem", .special = special_virtio},
+	{.group = "acts", .name = "dax", .special = special_dax},
 
 	/* What would not have come back. */
 	{.group = "ends",

@@ -235,53 +235,155 @@ static int clean(long block, pid_t holder, unsigned ms)
 	return -1;
 }
 
-static int killed_by(const struct row *row, long block, void (*plant)(void), const char *option)
+static pid_t begin(const char *const *argv)
 {
-	const char *const argv[] = {"vacate", "offline",      "--timeout", "20s",
-				    option,   name_of(block), NULL};
-	unsigned long at[32];
-	struct holder h;
-	int bad = 0, n = 0, early = 0;
+	pid_t pid = fork();
 
-	(void)row;
-	if (holder_start(&h, plant))
-		return -1;
-	srand((unsigned)time(NULL));
-	for (unsigned ms = 20; n < 8 && !bad; n++) {
-		pid_t pid = fork();
+	if (!pid) {
+		int null = open("/dev/null", O_RDWR);
 
-		if (!pid) {
-			int null = open("/dev/null", O_RDWR);
-
-			dup2(null, 1);
-			dup2(null, 2);
-			execv("/bin/vacate", (char *const *)(uintptr_t)argv);
-			_exit(127);
-		}
-		at[n] = ms;
-		usleep(ms * 1000);
-		early += waitpid(pid, NULL, WNOHANG) == pid;
-		kill(pid, SIGKILL);
-		waitpid(pid, NULL, 0);
-		bad = clean(block, h.pid, ms);
-		if (!strcmp(state(block), "offline"))
-			break;
-		ms = ms * 17 / 10 + (unsigned)rand() % 100;
+		dup2(null, 1);
+		dup2(null, 2);
+		execv("/bin/vacate", (char *const *)(uintptr_t)argv);
+		_exit(127);
 	}
-	printf("# killed %d times, the last after %lu ms, %d had ended before\n", n,
-	       n ? at[n - 1] : 0, early);
+	return pid;
+}
+
+static bool stopped(pid_t pid)
+{
+	char c = process(pid);
+
+	return c == 't' || c == 'T';
+}
+
+static void kill_it(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+/*
+ * At random moments of the whole run, then at random moments from when the holder is stopped on, and from when
+ * the kernel is at work on. That each was met is checked: a run that only ever dies while it looks proves nothing.
+ */
+static int killed_by(long block, const char *option)
+{
+	const char *const argv[] = {"vacate", "offline",      "--timeout", "60s",
+				    option,   name_of(block), NULL};
+	unsigned met[3] = {0}, random = (unsigned)time(NULL);
+	struct holder h;
+	int bad = 0;
+
+	if (holder_start(&h, plant_vmsplice))
+		return -1;
+	for (unsigned n = 0; n < 9 && !bad; n++) {
+		pid_t pid = begin(argv);
+		unsigned ms;
+
+		for (int i = 0; n % 3 && i < 6000 && waitpid(pid, NULL, WNOHANG) == 0; i++) {
+			if (n % 3 == 1 ? stopped(h.pid) : !strcmp(state(block), "going-offline"))
+				break;
+			usleep(5000);
+		}
+		random = random * 1103515245 + 12345;
+		ms = (random >> 16) % (n % 3 ? 300 : 4000);
+		usleep(ms * 1000);
+		met[0] += stopped(h.pid);
+		met[1] += !strcmp(state(block), "going-offline");
+		met[2]++;
+		kill_it(pid);
+		bad = clean(block, h.pid, ms);
+	}
+	printf("# killed %u times: the holder was stopped %u times, the block on its way %u times\n",
+	       met[2], met[0], met[1]);
+	if (!bad && (met[0] < 3 || met[1] < 3)) {
+		row_failed("too few of them met anything half way");
+		bad = -1;
+	}
 	holder_stop(&h);
 	return bad;
 }
 
 int special_killed(const struct row *row, long block)
 {
-	return killed_by(row, block, plant_vmsplice, "--suspend");
+	(void)row;
+	return killed_by(block, "--suspend");
 }
 
 int special_killed_stop(const struct row *row, long block)
 {
-	return killed_by(row, block, plant_vmsplice, "--suspend=stop");
+	(void)row;
+	return killed_by(block, "--suspend=stop");
+}
+
+/* The guardian's pid. */
+static pid_t guardian(void)
+{
+	DIR *d = opendir("/proc");
+	struct dirent *e;
+	pid_t pid = -1;
+
+	while (d && pid < 0 && (e = readdir(d))) {
+		char path[300], name[32] = "";
+		FILE *f;
+
+		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
+		f = isdigit((unsigned char)e->d_name[0]) ? fopen(path, "re") : NULL;
+		if (!f)
+			continue;
+		if (fgets(name, sizeof(name), f) && !strcmp(name, "vacate-guard\n"))
+			pid = atoi(e->d_name);
+		fclose(f);
+	}
+	if (d)
+		closedir(d);
+	return pid;
+}
+
+/* Both at once: who was traced goes on by itself, who was stopped by the next vacate. */
+static int both_killed(long block, const char *option, bool thaw)
+{
+	const char *const argv[] = {"vacate", "offline",      "--timeout", "60s",
+				    option,   name_of(block), NULL};
+	struct holder h;
+	pid_t pid, guard;
+	struct answer a;
+	int bad = 0;
+
+	if (holder_start(&h, plant_vmsplice))
+		return -1;
+	pid = begin(argv);
+	for (int i = 0; !stopped(h.pid) && i < 6000; i++)
+		usleep(5000);
+	guard = guardian();
+	if (!stopped(h.pid) || guard < 0) {
+		row_failed("nobody was suspended");
+		bad = -1;
+	}
+	kill(pid, SIGSTOP); /* so that it cannot mend what we do to the guardian */
+	if (guard > 0)
+		kill(guard, SIGKILL);
+	kill_it(pid);
+	if (thaw) {
+		usleep(300000);
+		if (!stopped(h.pid)) {
+			row_failed("SIGSTOP has gone by itself: this proves nothing");
+			bad = -1;
+		}
+		bad |= RUN(&a, 0, "offline", "--thaw", "host");
+		answer_free(&a);
+	}
+	bad |= clean(block, h.pid, 0);
+	holder_stop(&h);
+	return bad;
+}
+
+int special_killed_both(const struct row *row, long block)
+{
+	(void)row;
+	return both_killed(block, "--suspend=trace", false) |
+	       both_killed(block, "--suspend=stop", true);
 }
 
 /* ---- What cannot be ended ---- */
@@ -501,6 +603,56 @@ int special_virtio(const struct row *row, long block)
 	bad = RUN(&a, 0, "offline", "--json", "--timeout", "20s", "host:virtio0");
 	seen(row, &a);
 	if (!a.text || !strstr(a.text, "requested-size")) {
+		row_failed("no advice for a device that a driver owns");
+		bad = -1;
+	}
+	answer_free(&a);
+	return bad;
+}
+
+/*
+ * A DAX device of the memory that the kernel was told to leave alone (memmap=): what `ndctl create-namespace
+ * --mode=devdax` and `daxctl reconfigure-device --mode=system-ram` do, by hand.
+ */
+static int make_dax(void)
+{
+	static const char *const modules[] = {"libnvdimm", "nd_e820", "dax_pmem", "kmem"};
+
+	for (unsigned i = 0; i < sizeof(modules) / sizeof(modules[0]); i++) {
+		if (module(modules[i])) {
+			row_failed("%s cannot be loaded", modules[i]);
+			return -1;
+		}
+	}
+	for (int i = 0; access("/sys/bus/nd/devices/namespace0.0/size", F_OK); i++) {
+		if (i == 100) {
+			row_failed("there is no namespace0.0");
+			return -1;
+		}
+		usleep(100000);
+	}
+	put("/sys/bus/nd/devices/dax0.0/mode", "ram");
+	put("/sys/bus/nd/devices/dax0.0/align", "2097152");
+	put("/sys/bus/nd/devices/dax0.0/uuid", "6a1b2c3d-0001-4002-8003-123456789abc");
+	put("/sys/bus/nd/devices/dax0.0/namespace", "namespace0.0");
+	put("/sys/bus/nd/drivers/dax_pmem/bind", "dax0.0");
+	put("/sys/bus/dax/drivers/kmem/new_id", "dax0.0");
+	return 0;
+}
+
+int special_dax(const struct row *row, long block)
+{
+	struct answer a;
+	int bad;
+
+	(void)block;
+	if (make_dax())
+		return -1;
+	bad = RUN(&a, 0, "online", "--zone", "movable", "host:dax0.0");
+	answer_free(&a);
+	bad |= RUN(&a, 0, "offline", "--json", "--timeout", "20s", "host:dax0.0");
+	seen(row, &a);
+	if (!a.text || !strstr(a.text, "daxctl reconfigure-device")) {
 		row_failed("no advice for a device that a driver owns");
 		bad = -1;
 	}
