@@ -32,6 +32,9 @@ int cmd_sim(int argc, char **argv);
 /* Of the host's own memory; host_wanted() of host_target.h tells. */
 int cmd_host_ls(int argc, char **argv);
 int cmd_host_why(int argc, char **argv);
+int cmd_capture(int argc, char **argv);
+int cmd_metrics(int argc, char **argv);
+int cmd_watch(int argc, char **argv);
 int cmd_bench(int argc, char **argv); /* bench/bench.c */
 
 #endif

@@ -58,7 +58,7 @@ static void print_holder(const struct host *h, const struct host_holder *o)
 	if (!o->pid)
 		return;
 	printf("    user %s", o->user);
-	if (o->unit[0])
+	if (o->unit[0] && !(o->container[0] && strstr(o->unit, o->container)))
 		printf(", unit %s", o->unit);
 	if (o->container[0])
 		printf(", container %.12s", o->container);

@@ -48,7 +48,7 @@ static int add_range(struct host_targets *t, const struct opt_ctx *ctx, const ch
 {
 	const char *s = arg + 5;
 	unsigned long a, b;
-	unsigned before = t->n;
+	bool any = false;
 	char *end;
 
 	errno = 0;
@@ -61,9 +61,11 @@ static int add_range(struct host_targets *t, const struct opt_ctx *ctx, const ch
 				 "colon, such as host:32 or host:32-35",
 				 arg);
 	for (unsigned i = 0; i < t->h->n_blocks; i++)
-		if (t->h->blocks[i].id >= a && t->h->blocks[i].id <= b)
+		if (t->h->blocks[i].id >= a && t->h->blocks[i].id <= b) {
 			add(t, i);
-	return t->n == before ? no_block(ctx, t, arg) : -1;
+			any = true;
+		}
+	return !any ? no_block(ctx, t, arg) : -1;
 }
 
 int host_targets_parse(struct host_targets *t, const struct opt_ctx *ctx, const char *sysroot,

@@ -16,12 +16,14 @@ struct verb {
 static const struct verb verbs[] = {
 	{"demo", cmd_demo, "take every block away from a live workload on real files"},
 	{"stress", cmd_stress, "the same as a tool: workloads, sizes, rate, duration, seed"},
-	{"ls", cmd_ls, "list the pools of running programs, and their blocks"},
-	{"why", cmd_why, "say who keeps a block of a running program from leaving"},
+	{"ls", cmd_ls, "list pools of running programs, or the host's memory, by blocks"},
+	{"why", cmd_why, "say who keeps a block from leaving, of a program or of the host"},
 	{"offline", cmd_offline, "take blocks away from a running program"},
 	{"online", cmd_online, "give offline blocks memory again"},
 	{"add", cmd_add, "add blocks to a running program's pool"},
 	{"remove", cmd_remove, "make a running program forget offline blocks"},
+	{"capture", cmd_capture, "save what the verbs read of this machine, for --sysroot"},
+	{"metrics", cmd_metrics, "figures of the host's memory for a collector (OpenMetrics)"},
 	{"sim", cmd_sim, "the engine under a deterministic simulator: every schedule a seed"},
 	{"bench", cmd_bench, "the measurements, each beside its peer"},
 };

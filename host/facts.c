@@ -62,8 +62,7 @@ int facts_add_map(struct facts *f, pid_t pid, uint64_t pfn, uint64_t vaddr, uint
 	return 0;
 }
 
-/* The files whose pages are stuck, each once, as many as there is room for. */
-static void stuck_files(const struct host_pages *p, struct facts *f)
+void facts_stuck_files(const struct host_pages *p, struct facts *f)
 {
 	for (uint64_t i = 0; i < p->n && f->n_file < WALK_INODES; i++) {
 		const struct host_page *g = &p->page[i];
@@ -86,7 +85,6 @@ int facts_walk(struct host *h, const struct host_pages *p, uint64_t lo, uint64_t
 	const char *lack;
 	int err;
 
-	memset(f, 0, sizeof(*f));
 	if (!h->live)
 		return facts_from_json(h, f);
 	err = host_walk_open(h);
@@ -98,7 +96,7 @@ int facts_walk(struct host *h, const struct host_pages *p, uint64_t lo, uint64_t
 	for (unsigned i = 0; (lack = host_walk_lacks(h, i)); i++)
 		facts_lack(f, "%s", lack);
 	if (p)
-		stuck_files(p, f);
+		facts_stuck_files(p, f);
 	if (f->n_file && host_walk_inodes(h, f->file, f->n_file))
 		f->n_file = 0;
 	err = host_walk_files(h, lo, hi, f->file, f->n_file, &found);

@@ -46,6 +46,8 @@ static inline bool frame_set_has(const struct frame_set *s, uint64_t pfn)
 	return pfn - s->pfn < s->n && s->bits[(pfn - s->pfn) / 64] >> (pfn - s->pfn) % 64 & 1;
 }
 
+/* The files whose pages in p are stuck, added to those known, each once, as many as there is room for. */
+void facts_stuck_files(const struct host_pages *p, struct facts *f);
 /* Walk about frames [lo, hi), and about the files that stuck frames of p belong to. 0 also where
  * nothing can be walked: facts says so. */
 int facts_walk(struct host *h, const struct host_pages *p, uint64_t lo, uint64_t hi,

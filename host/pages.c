@@ -147,7 +147,8 @@ static uint32_t map_refs(const struct walk_page *w, uint64_t n, bool anon, bool 
 
 static bool is_movable(const struct host_page *p)
 {
-	if (p->flags & (KPF(LRU) | KPF(ANON) | KPF(SWAPCACHE) | KPF(MMAP) | KPF(THP)))
+	/* Not by MMAP: drivers show pages of their own to processes. */
+	if (p->flags & (KPF(LRU) | KPF(ANON) | KPF(SWAPCACHE) | KPF(THP)))
 		return true;
 	if ((p->mapping & 3) == 2) /* a driver that moves its pages: zsmalloc, a balloon */
 		return true;
@@ -208,7 +209,10 @@ static void digest(struct host *h, const struct sample *s, struct host_pages *p)
 			g->mapping = 0;
 		for (uint64_t k = 1; k < n; k++)
 			g[k].mapping = 0;
-		if (g->flags & KPF(COMPOUND_TAIL) || !g->mapping)
+		/* Without a mapping, and on a list: cut off from its file, and all references
+		 * are somebody's. */
+		if (g->flags & KPF(COMPOUND_TAIL) || !movable ||
+		    (!g->mapping && !(g->flags & KPF(LRU))))
 			continue;
 		g->map_total = map_refs(&s->walked[i], n, g->flags & KPF(ANON), has_large);
 		g->excess = excess_of(g, n);

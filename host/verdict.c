@@ -140,6 +140,15 @@ static int advise_holders(struct job *j)
 	return err;
 }
 
+static bool is_stuck(const struct job *j, uint64_t mapping)
+{
+	for (uint64_t i = 0; i < j->p.n; i++)
+		if (j->p.page[i].mapping == mapping &&
+		    (j->p.page[i].class == HOST_LOCKED || j->p.page[i].class == HOST_WRITEBACK))
+			return true;
+	return false;
+}
+
 static int unkillable(struct job *j)
 {
 	const struct host_usage *u = &j->w->usage;
@@ -155,6 +164,8 @@ static int unkillable(struct job *j)
 	for (unsigned k = 0; k < j->f.n_file && !err; k++) {
 		const struct walk_inode *f = &j->f.file[k];
 
+		if (!is_stuck(j, f->mapping))
+			continue;
 		if (!strncmp(f->fstype, "fuse", 4))
 			err = advise(j->w,
 				     text("echo 1 > /sys/fs/fuse/connections/%u/abort   # ends the "
