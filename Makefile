@@ -115,7 +115,7 @@ BPF     ?= $(if $(BPFTOOL),$(shell command -v clang >/dev/null && pkg-config --e
 BPF     := $(BPF)
 
 CLI_PKGS  := smartcols jansson liburing libdw $(if $(BPF),libbpf)
-TEST_PKGS := cmocka liburing
+TEST_PKGS := cmocka liburing jansson
 
 CLI_INC   = $(call once,CLI_INC,$(call pkg,--cflags,$(CLI_PKGS)))
 CLI_LIBS  = $(call once,CLI_LIBS,$(call pkg,--libs,$(CLI_PKGS)))
@@ -144,7 +144,8 @@ DEBUG_OBJ := $(LIB_SRC:%.c=$B/debug/%.o)
 TEST_OBJ  := $(TEST_SRC:%.c=$B/debug/%.o)
 UTIL_OBJ  := $(UTIL_SRC:%.c=$B/debug/%.o) $B/debug/line_buffered.o
 TESTS     := $(TEST_SRC:%.c=$B/%)
-OBJ       := $(LIB_OBJ) $(CLI_OBJ) $(SIM_OBJ) $(DEBUG_OBJ) $(TEST_OBJ) $(UTIL_OBJ)
+HOST_OBJ  := $B/debug/host/suspend.o $B/debug/host/kill.o
+OBJ       := $(LIB_OBJ) $(CLI_OBJ) $(SIM_OBJ) $(DEBUG_OBJ) $(TEST_OBJ) $(HOST_OBJ) $(UTIL_OBJ)
 
 all: $B/vacate $B/libvacate.a $B/libvacate.so $B/vacate.pc
 
@@ -180,6 +181,8 @@ $B/libvacate.so: $B/libvacate.so.$(VERSION)
 
 # The tests are linked with an engine of their own that checks itself (VAC_DEBUG).
 tests: $(TESTS) $B/tests/confine
+
+$B/tests/test_host_suspend: $(HOST_OBJ)
 
 # The driver and the planters that run in the QEMU guest: tests/guest/run.
 $B/tests/guest/guest: $(wildcard tests/guest/*.c tests/guest/*.h) cli/cmd.h $B/flags
@@ -224,7 +227,7 @@ $(SIM_OBJ): $B/sim/%.o: %.c $B/flags
 	@mkdir -p $(@D)
 	$Q$(filter-out $(SANFLAGS),$(COMPILE)) -DVAC_SIM -DVAC_DEBUG -c -o $@ $<
 
-$(DEBUG_OBJ) $(TEST_OBJ) $(UTIL_SRC:%.c=$B/debug/%.o): $B/debug/%.o: %.c $B/flags
+$(DEBUG_OBJ) $(TEST_OBJ) $(HOST_OBJ) $(UTIL_SRC:%.c=$B/debug/%.o): $B/debug/%.o: %.c $B/flags
 	$(call say,CC)
 	@mkdir -p $(@D)
 	$Q$(COMPILE) -DVAC_DEBUG -c -o $@ $<

@@ -51,6 +51,7 @@ struct job {
 	int failed_rc;            /* of the first that failed */
 	struct host_block **left; /* that we have taken away */
 	unsigned n_left;
+	char advised[64]; /* the device that advice was last given on */
 };
 
 static void show_progress(void *arg, const struct host_progress *p)
@@ -159,7 +160,7 @@ static void print_holders(const struct host_why *w)
 		fprintf(stderr, "  %s\n", w->advice[i]);
 }
 
-static void explain(const struct job *j, const struct host_block *b, const struct host_outcome *o)
+static void explain(struct job *j, const struct host_block *b, const struct host_outcome *o)
 {
 	const struct host_why *w = o->have_after ? &o->after : o->have_before ? &o->before : NULL;
 	static const char *const what[HOST_RESULTS] = {
@@ -185,8 +186,12 @@ static void explain(const struct job *j, const struct host_block *b, const struc
 		out_error("block %" PRIu32 ": %s", b->id, o->message);
 	if (what[o->result] && w)
 		print_holders(w);
-	if (o->result == HOST_DONE && host_device_advice(b, text, sizeof(text)) && !j->json)
+	/* Once a device: its blocks come one after the other. */
+	if (o->result == HOST_DONE && !j->json && strcmp(j->advised, b->device) &&
+	    host_device_advice(b, text, sizeof(text))) {
+		snprintf(j->advised, sizeof(j->advised), "%s", b->device);
 		out_msg("block %" PRIu32 ": %s", b->id, text);
+	}
 }
 
 static int take(struct job *j, struct host_block *b)
@@ -223,6 +228,25 @@ static void warn(void *arg, const char *text)
 	out_error("%s", text);
 }
 
+static void came_back(struct job *j, const struct host_block *b)
+{
+	json_t *k;
+	size_t i;
+
+	out_error("block %" PRIu32 " does not stay offline", b->id);
+	j->done--;
+	j->failed++;
+	j->failed_rc = j->failed_rc ? j->failed_rc : CMD_ERROR;
+	j->gone -= b->frames * j->h->page_bytes;
+	json_array_foreach(j->blocks, i, k)
+	{
+		if (json_integer_value(json_object_get(k, "block")) != b->id)
+			continue;
+		json_object_set_new(k, "result", json_string(host_result_name(HOST_CAME_BACK)));
+		json_object_set_new(k, "done", json_false());
+	}
+}
+
 /*
  * A rule of udev acts when it hears of the change, a moment later. What came back is taken away once more;
  * who brings it back twice means it, and is left to the administrator.
@@ -248,10 +272,7 @@ static void settle(struct job *j, bool expected)
 			nanosleep(&pause, NULL);
 			if (host_block_refresh(j->h, b) || b->state != HOST_ONLINE)
 				continue;
-			out_error("block %" PRIu32 " does not stay offline", b->id);
-			j->done--;
-			j->failed++;
-			j->failed_rc = j->failed_rc ? j->failed_rc : CMD_ERROR;
+			came_back(j, b);
 			j->left[k] = j->left[--j->n_left];
 			k--;
 		}

@@ -345,7 +345,7 @@ static int online(long block, bool kernel_zone)
 
 static int offline(struct answer *a, long block, const char *const *args)
 {
-	const char *argv[32] = {"vacate", "offline", "--json", "--timeout", "4s"};
+	const char *argv[32] = {"vacate", "offline", "--json", "--timeout", "2s"};
 	char name[32];
 	int n = 5;
 

@@ -527,6 +527,10 @@ int special_comeback(const struct row *row, long block)
 		return -1;
 	bad = RUN(&a, 1, "offline", "--json", "--timeout", "20s", name_of(block));
 	seen(row, &a);
+	if (!a.text || !strstr(a.text, "\"came back\"")) {
+		row_failed("it does not say that the block came back");
+		bad = -1;
+	}
 	answer_free(&a);
 	holder_stop(&h);
 	RUN(&a, 0, "offline", "--json", "--timeout", "20s", name_of(block));
