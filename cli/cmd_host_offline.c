@@ -146,7 +146,9 @@ static void print_holders(const struct host_why *w)
 	for (unsigned i = 0; i < w->n_holders; i++) {
 		const struct host_holder *o = &w->holders[i];
 
-		snprintf(fd, sizeof(fd), o->fd >= 0 ? " fd %d" : "", o->fd);
+		fd[0] = '\0';
+		if (o->fd >= 0)
+			snprintf(fd, sizeof(fd), " fd %d", o->fd);
 		if (o->pid > 0)
 			fprintf(stderr, "  %d (%s)%s%s%s: %s, %" PRIu64 " pages, %s\n", (int)o->pid,
 				o->comm, fd, o->unit && *o->unit ? " of " : "",

@@ -25,10 +25,11 @@ struct row {
 	void (*release)(void); /* after them */
 	const char *
 		verdict; /* what must be said beforehand: goes, loops, ebusy, unkillable, no-memory */
-	const char *kind;        /* how the holder must be named; NULL: there is none to name */
-	int rc;                  /* exit status of `vacate offline` */
-	int rc_after;            /* and once the holders are gone: 0, or CMD_UNMOVABLE */
-	bool kernel_zone;        /* onlined into the kernel's zone, not as movable */
+	const char *kind; /* how the holder must be named; NULL: there is none to name */
+	int rc;           /* exit status of `vacate offline` */
+	bool device;      /* it is a device that holds, so no process is named as the holder */
+	bool kernel_zone; /* onlined into the kernel's zone, not as movable */
+	bool or_ebusy; /* the kernel may have put something unmovable there: then that is foreseen, too */
 	const char *const *args; /* further options of `vacate offline`, NULL at the end */
 	int (*special)(const struct row *row, long block); /* instead of all that: 0 passed */
 };

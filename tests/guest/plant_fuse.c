@@ -69,7 +69,6 @@ void plant_fuse(void)
 {
 	char options[128];
 	pthread_t t;
-	int fd;
 
 	dev = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 	if (dev < 0)
@@ -79,14 +78,18 @@ void plant_fuse(void)
 	if (mount("guest", "/tmp/fuse", "fuse.guest", 0, options))
 		die("mount of a FUSE file system");
 	pthread_create(&t, NULL, serve, NULL);
-	fd = open("/tmp/fuse/file", O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		die("/tmp/fuse/file");
-	/* The reader is a process of its own: the server must not be held by its own file. */
+	/*
+	 * The reader is a process of its own, and the only one that has the file open: a server that dies with a
+	 * file of its own open waits for itself to answer the flush.
+	 */
 	if (!fork()) {
 		char byte;
+		int fd;
 
 		close(dev);
+		fd = open("/tmp/fuse/file", O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			die("/tmp/fuse/file");
 		node_policy(true);
 		_exit(pread(fd, &byte, 1, 0) == 1);
 	}

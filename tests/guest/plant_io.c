@@ -74,11 +74,12 @@ static void slow(unsigned read_ms, unsigned write_ms)
 		die(DISK);
 	close(fd);
 	dm_begin();
-	if (dm_call(DM_DEV_CREATE) && errno != EBUSY)
+	if (!dm_call(DM_DEV_CREATE)) {
+		if (mknod(SLOW, S_IFBLK | 0600, (dev_t)dm.io.dev))
+			die("mknod " SLOW);
+	} else if (errno != EBUSY) { /* it is there from a row before */
 		die("DM_DEV_CREATE");
-	unlink(SLOW);
-	if (mknod(SLOW, S_IFBLK | 0600, (dev_t)dm.io.dev) && errno != EEXIST)
-		die("mknod " SLOW);
+	}
 	dm_begin();
 	dm.io.target_count = 1;
 	dm.spec.length = bytes / 512;

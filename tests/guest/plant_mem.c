@@ -256,12 +256,11 @@ void plant_much(void)
 	char *p = node_memory(104 * MIB), *q;
 
 	mark(p, 104 * MIB);
-	while (available() > 80 * MIB) {
-		q = mmap(NULL, 4 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	while (available() > 115 * MIB) {
+		q = mmap(NULL, available() > 200 * MIB ? 64 * MIB : 4 * MIB, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 		if (q == MAP_FAILED)
 			break;
-		memset(q, 1, 4 * MIB);
-		mlock(q, 4 * MIB);
 	}
 	plant_ready();
 }
