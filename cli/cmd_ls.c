@@ -23,6 +23,8 @@ static void usage(void)
 	     "their blocks. TARGET: the PID of a program, or the path of its socket; by default all\n"
 	     "of this user, and for root of every user.\n"
 	     "\n"
+	     "The host's own memory: 'vacate ls host', see 'vacate ls host --help'.\n"
+	     "\n"
 	     "Options:\n"
 	     "      --json   print one JSON object\n"
 	     "  -h, --help   this text\n"

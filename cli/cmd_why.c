@@ -25,6 +25,8 @@ static void usage(void)
 	     "left out where exactly one pool is running. BLOCK: a number or a range, 3 or 3-7.\n"
 	     "A number alone is a block; 1234: is all blocks of a process.\n"
 	     "\n"
+	     "The host's own memory: 'vacate why host:32', see 'vacate why host --help'.\n"
+	     "\n"
 	     "Options:\n"
 	     "      --json   print one JSON object\n"
 	     "  -h, --help   this text\n"

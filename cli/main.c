@@ -23,6 +23,7 @@ static const struct verb verbs[] = {
 	{"add", cmd_add, "add blocks to a running program's pool"},
 	{"remove", cmd_remove, "make a running program forget offline blocks"},
 	{"capture", cmd_capture, "save what the verbs read of this machine, for --sysroot"},
+	{"watch", cmd_watch, "who pins pages of a block of the host, as it happens"},
 	{"metrics", cmd_metrics, "figures of the host's memory for a collector (OpenMetrics)"},
 	{"sim", cmd_sim, "the engine under a deterministic simulator: every schedule a seed"},
 	{"bench", cmd_bench, "the measurements, each beside its peer"},

@@ -285,6 +285,14 @@ static void nap(unsigned ms)
 		;
 }
 
+static bool any_stuck(const struct host_pages *p)
+{
+	for (uint64_t i = 0; i < p->n; i++)
+		if (p->page[i].flags & (KPF(LOCKED) | KPF(WRITEBACK)))
+			return true;
+	return false;
+}
+
 static int read_live(struct host *h, uint64_t pfn, uint64_t n, unsigned wait_ms,
 		     struct host_pages *out)
 {
@@ -309,6 +317,19 @@ static int read_live(struct host *h, uint64_t pfn, uint64_t n, unsigned wait_ms,
 		digest(h, &s, out);
 		if (wait_ms)
 			fold(&first, out);
+		/* A disk that is merely busy deserves more patience. */
+		if (wait_ms && any_stuck(out)) {
+			struct host_page *spare = first.page;
+
+			first.page = out->page;
+			out->page = spare;
+			nap(4 * wait_ms);
+			err = take(h, pfn, n, &s);
+			if (!err) {
+				digest(h, &s, out);
+				fold(&first, out);
+			}
+		}
 	}
 	sample_free(&s);
 	free(first.page);

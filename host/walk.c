@@ -261,6 +261,11 @@ bool host_walk_has_large_mapcount(const struct host *h)
 	return h->walk && !h->walk->error && h->walk->skel->bss->has_large_mapcount;
 }
 
+uint64_t host_walk_vmemmap(const struct host *h)
+{
+	return h->walk && !h->walk->error ? h->walk->skel->bss->vmemmap : 0;
+}
+
 /* ---- Running ---- */
 
 int host_walk_pages(struct host *h, uint64_t pfn, uint64_t n, struct walk_page *out)
@@ -407,6 +412,12 @@ bool host_walk_has_large_mapcount(const struct host *h)
 {
 	(void)h;
 	return false;
+}
+
+uint64_t host_walk_vmemmap(const struct host *h)
+{
+	(void)h;
+	return 0;
 }
 
 int host_walk_pages(struct host *h, uint64_t pfn, uint64_t n, struct walk_page *out)

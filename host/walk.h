@@ -36,5 +36,7 @@ int host_walk_inodes(struct host *h, struct walk_inode *inodes, unsigned n);
 
 /* Whether the kernel keeps mappings of large folios in a count of its own. */
 bool host_walk_has_large_mapcount(const struct host *h);
+/* Where struct page of frame 0 would be; 0 unless opened. */
+uint64_t host_walk_vmemmap(const struct host *h);
 
 #endif

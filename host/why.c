@@ -53,6 +53,19 @@ static bool same(const struct host_holder *a, const struct host_holder *b)
 	       !strcmp(a->detail ? a->detail : "", b->detail ? b->detail : "");
 }
 
+/* A frame may be found with a holder more than once, but is one frame. */
+static uint64_t count(struct job *j, uint64_t pfn, uint64_t pages, unsigned holder)
+{
+	uint64_t k = pfn - j->p.pfn;
+
+	if (pages != 1 || k >= j->p.n)
+		return pages;
+	if (j->counted[k] == holder + 1)
+		return 0;
+	j->counted[k] = holder + 1;
+	return 1;
+}
+
 int job_add(struct job *j, struct host_holder *o, uint64_t pfn, uint64_t pages)
 {
 	struct host_why *w = j->w;
@@ -60,7 +73,7 @@ int job_add(struct job *j, struct host_holder *o, uint64_t pfn, uint64_t pages)
 	for (unsigned i = 0; i < w->n_holders; i++) {
 		if (!same(&w->holders[i], o))
 			continue;
-		w->holders[i].pages += pages;
+		w->holders[i].pages += count(j, pfn, pages, i);
 		host_holder_clear(o);
 		return 0;
 	}
@@ -76,7 +89,7 @@ int job_add(struct job *j, struct host_holder *o, uint64_t pfn, uint64_t pages)
 		j->holders_size = size;
 	}
 	o->first_pfn = pfn;
-	o->pages = pages;
+	o->pages = count(j, pfn, pages, w->n_holders);
 	o->age_s = -1;
 	w->holders[w->n_holders++] = *o;
 	memset(o, 0, sizeof(*o));
@@ -144,15 +157,38 @@ static bool in_the_way(const struct host_page *g)
 	return g->class == HOST_HELD || g->class == HOST_LOCKED || g->class == HOST_WRITEBACK;
 }
 
+/* A pipe refers to a page once, by however many descriptors it is found: the first one counts. */
+struct counted {
+	uint64_t object;
+	unsigned tgid;
+	int fd;
+};
+
+static bool counts(struct counted *seen, unsigned *n, const struct walk_rec *r)
+{
+	unsigned i = 0;
+
+	while (i < *n && seen[i].object != r->object)
+		i++;
+	if (i == *n)
+		seen[(*n)++] = (struct counted){r->object, r->tgid, r->fd};
+	return seen[i].tgid == r->tgid && seen[i].fd == r->fd;
+}
+
 static int add_walked(struct job *j)
 {
-	int err = 0;
+	struct counted *seen = malloc((j->f.n_rec + 1) * sizeof(*seen));
+	unsigned n_seen = 0;
+	int err = seen ? 0 : -ENOMEM;
 
 	for (unsigned i = 0; i < j->f.n_rec && !err; i++) {
 		const struct walk_rec *r = &j->f.rec[i];
 
-		if (r->kind > WALK_AIO)
+		bool first;
+
+		if (r->kind > WALK_AIO || r->pfn + r->n <= j->p.pfn || r->pfn >= j->p.pfn + j->p.n)
 			continue;
+		first = counts(seen, &n_seen, r);
 		for (uint64_t pfn = r->pfn; pfn < r->pfn + r->n && !err; pfn++) {
 			struct host_holder o = {0};
 			uint64_t k = pfn - j->p.pfn, head;
@@ -162,8 +198,10 @@ static int add_walked(struct job *j)
 			head = j->head[k];
 			if (r->kind != WALK_AIO && !in_the_way(&j->p.page[head]))
 				continue;
-			j->explained[head] = add_refs(j->explained[head],
-						      r->flags & WALK_PINNED ? PIN_WEIGHT + 1 : 1);
+			if (first && r->kind != WALK_AIO)
+				j->explained[head] =
+					add_refs(j->explained[head],
+						 r->flags & WALK_PINNED ? PIN_WEIGHT + 1 : 1);
 			o.kind = kind_of[r->kind];
 			o.evidence = HOST_PROOF;
 			o.pid = (pid_t)r->tgid;
@@ -175,6 +213,7 @@ static int add_walked(struct job *j)
 			err = job_add(j, &o, pfn, 1);
 		}
 	}
+	free(seen);
 	return err;
 }
 
@@ -261,7 +300,8 @@ static int work(struct job *j)
 		return err;
 	j->head = malloc(j->p.n * sizeof(*j->head));
 	j->explained = calloc(j->p.n, sizeof(*j->explained));
-	if (!j->head || !j->explained)
+	j->counted = calloc(j->p.n, sizeof(*j->counted));
+	if (!j->head || !j->explained || !j->counted)
 		return -ENOMEM;
 	find_heads(j);
 	host_pages_forgive(&j->p, &j->f);
@@ -296,6 +336,7 @@ int host_why(struct host *h, const struct host_block *b, struct host_why *out)
 	facts_free(&j.f);
 	free(j.head);
 	free(j.explained);
+	free(j.counted);
 	if (err)
 		host_why_free(out);
 	return err;

@@ -14,6 +14,7 @@ struct job {
 	struct host_why *w;
 	uint32_t *head;      /* of each frame, the index of its folio's head */
 	uint32_t *explained; /* of each head, the references that walks account for */
+	uint32_t *counted;   /* of each frame, the holder that it was last counted for, + 1 */
 	unsigned holders_size;
 };
 

@@ -416,8 +416,8 @@ static void hold_locked(const char *path)
 {
 	int fuse_fd, fd;
 	pid_t server = hung_file(path, &fuse_fd), pid;
-	uint64_t *before, *after;
-	size_t n, m;
+	uint64_t *before, *now[3];
+	size_t n, m[3];
 
 	fd = open(path, O_RDONLY);
 	if (fd < 0)
@@ -432,13 +432,45 @@ static void hold_locked(const char *path)
 		exit(pread(fd, &c, 1, 0) < 0);
 	}
 	wait_in(pid, SYS_pread64);
-	nap(200);
-	after = page_flags(&m);
-	for (size_t i = 0; i < n && i < m; i++)
-		if (after[i] & 1 && !(before[i] & 1))
+	/* Other pages are locked and unlocked all the time. */
+	for (int k = 0; k < 3; k++) {
+		nap(300);
+		now[k] = page_flags(&m[k]);
+	}
+	for (size_t i = 0; i < n && i < m[0] && i < m[1] && i < m[2]; i++)
+		if (now[0][i] & now[1][i] & now[2][i] & ~before[i] & 1)
 			printf("pfn=%zx\n", i);
 	say_pid(server);
 	say_fds(&fuse_fd, 1);
+}
+
+/* Direct reads of a file one after the other, by a child. */
+static void read_directly(const char *path)
+{
+	char *p = memory(PAGES * PAGE);
+	int fd = open(path, O_CREAT | O_RDWR | O_TRUNC, 0600);
+	pid_t pid;
+
+	if (fd < 0 || write(fd, p, PAGES * PAGE) != PAGES * PAGE || fsync(fd))
+		die("a file");
+	close(fd);
+	fd = open(path, O_RDONLY | O_DIRECT);
+	if (fd < 0)
+		die("O_DIRECT");
+	fflush(stdout);
+	pid = fork();
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		memset(p, 2, PAGES * PAGE);
+		say_pfns(p, PAGES);
+		say_pid(getpid());
+		say_fds(&fd, 1);
+		puts("ready");
+		fflush(stdout);
+		while (pread(fd, p, PAGES * PAGE, 0) > 0)
+			nap(20);
+		exit(1);
+	}
 }
 
 /* ---- Those that hold nothing ---- */
@@ -502,13 +534,16 @@ int main(int argc, char **argv)
 		hold_direct(path, 1);
 	else if (!strcmp(kind, "fuse"))
 		hold_locked(path);
+	else if (!strcmp(kind, "direct-loop"))
+		read_directly(path);
 	else if (!strcmp(kind, "aio-ring"))
 		hold_aio_ring();
 	else if (!strncmp(kind, "clean-", 6))
 		clean(kind + 6);
 	else
 		return 2;
-	puts("ready");
+	if (strcmp(kind, "direct-loop"))
+		puts("ready");
 	fflush(stdout);
 	while (read(0, &c, 1) > 0)
 		;

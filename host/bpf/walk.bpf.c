@@ -7,6 +7,9 @@
  * list may change under a walk, so every walk is bounded, every read may fail, and what is found is
  * a claim about a moment; the command compares it with a second look at the frame.
  *
+ * What is only ever 0 or 1 is volatile: clang would make a byte of it, and the kernel refuses a type
+ * description that says otherwise.
+ *
  * Which file is a pipe, a ring or a socket is told by its file operations, compared with those of
  * descriptors of our own (calibrate). The place of the array of struct page comes from there too:
  * no symbol needs to be visible.
@@ -67,6 +70,7 @@ struct {
 /* A file or socket still to be looked at, for the descriptor in hand. */
 struct todo {
 	u64 ptr;
+	u64 object; /* once it was looked at */
 	u32 is_sock;
 	u32 flags;
 };
@@ -151,6 +155,7 @@ static __always_inline void add_todo(u64 ptr, u32 is_sock, u32 flags)
 		return;
 	}
 	t->ptr = ptr;
+	t->object = 0;
 	t->is_sock = is_sock;
 	t->flags = flags;
 	n_todo = i + 1;
@@ -248,7 +253,7 @@ static __always_inline void walk_uring(struct io_ring_ctx *c)
 /* ---- Sockets ---- */
 
 static u64 frags, next_skb, after_list, queue_end;
-static u32 unix_queue, listen_queue;
+static volatile u32 unix_queue, listen_queue;
 static u64 fps;
 static u64 rb_at, rb_from;
 static u64 next_req;
@@ -438,6 +443,29 @@ static __always_inline void walk_fuse(u64 data)
 		put(1ULL << 62, 0);
 }
 
+static u64 asked_object;
+static volatile u32 was_there;
+
+static long was_step(u32 i, void *ctx)
+{
+	struct todo *t = bpf_map_lookup_elem(&todos, &i);
+
+	if (!t || t->object != asked_object)
+		return 0;
+	was_there = 1;
+	return 1;
+}
+
+/* Both ends of a pipe in one message are one pipe. */
+static __always_inline bool first_time(u32 i, struct todo *t, u64 object)
+{
+	asked_object = object;
+	was_there = 0;
+	bpf_loop(i, was_step, NULL, 0);
+	t->object = object;
+	return !was_there;
+}
+
 static long todo_step(u32 i, void *ctx)
 {
 	struct file *file;
@@ -450,14 +478,16 @@ static long todo_step(u32 i, void *ctx)
 	if (!t)
 		return 1;
 	at.flags = (u8)t->flags;
-	if (t->is_sock) {
+	if (t->is_sock && first_time(i, t, t->ptr)) {
 		walk_sock((void *)t->ptr);
 		return 0;
 	}
+	if (t->is_sock)
+		return 0;
 	file = (void *)t->ptr;
 	fops = (u64)BPF_CORE_READ(file, f_op);
 	data = (u64)BPF_CORE_READ(file, private_data);
-	if (!fops || !data)
+	if (!fops || !data || !first_time(i, t, data))
 		return 0;
 	if (fops == pipe_fops)
 		walk_pipe((void *)data);

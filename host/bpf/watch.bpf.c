@@ -22,7 +22,8 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 #define REQ_OP_MASK 0xff
 
 unsigned long long lo_pfn, hi_pfn, vmemmap;
-unsigned int own_tgid, page_shift = 12;
+unsigned int own_tgid;
+unsigned int page_shift = 12;
 unsigned long long lost; /* events for which there was no room */
 
 struct {
@@ -46,21 +47,22 @@ struct bio {
 /* What a loop looks for, and has found. */
 struct look {
 	u64 base;
-	u64 first;
+	u64 pfn[WATCH_RUNS];
+	u32 len[WATCH_RUNS];
+	u32 runs;
 	u32 n;
 	u32 anon;
 };
 
 static __always_inline u64 pfn_of(u64 page)
 {
-	return vmemmap && page >= vmemmap
-		       ? (page - vmemmap) / bpf_core_type_size(struct page)
-		       : 0;
+	return vmemmap && page >= vmemmap ? (page - vmemmap) / bpf_core_type_size(struct page) : 0;
 }
 
 static __always_inline void note(struct look *l, u64 page, u64 bytes)
 {
 	u64 pfn = pfn_of(page), end;
+	u32 k;
 
 	end = pfn + ((bytes + (1ULL << page_shift) - 1) >> page_shift);
 	if (!pfn || pfn >= hi_pfn || end <= lo_pfn)
@@ -69,9 +71,13 @@ static __always_inline void note(struct look *l, u64 page, u64 bytes)
 		pfn = lo_pfn;
 	if (end > hi_pfn)
 		end = hi_pfn;
-	if (!l->n)
-		l->first = pfn;
 	l->n += (u32)(end - pfn);
+	k = l->runs;
+	if (k >= WATCH_RUNS)
+		return;
+	l->pfn[k & (WATCH_RUNS - 1)] = pfn;
+	l->len[k & (WATCH_RUNS - 1)] = (u32)(end - pfn);
+	l->runs = k + 1;
 }
 
 static __always_inline void tell(void *ctx, const struct look *l, u8 how, u8 write, u8 direct,
@@ -87,7 +93,10 @@ static __always_inline void tell(void *ctx, const struct look *l, u8 how, u8 wri
 		__sync_fetch_and_add(&lost, 1);
 		return;
 	}
-	e->pfn = l->first;
+	for (int i = 0; i < WATCH_RUNS; i++) {
+		e->pfn[i] = l->pfn[i];
+		e->len[i] = l->len[i];
+	}
 	e->n = l->n;
 	e->ns = bpf_ktime_get_ns();
 	e->tgid = (u32)(id >> 32);

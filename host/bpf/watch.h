@@ -5,6 +5,7 @@
 
 #define WATCH_STACK 24
 #define WATCH_DISK 32
+#define WATCH_RUNS 16
 
 enum watch_how {
 	WATCH_BIO, /* a block device was given the page to read or write */
@@ -12,10 +13,11 @@ enum watch_how {
 };
 
 struct watch_event {
-	unsigned long long pfn;
+	unsigned long long pfn[WATCH_RUNS];
 	unsigned long long ns; /* CLOCK_MONOTONIC */
 	unsigned long long stack[WATCH_STACK];
-	unsigned int n; /* frames of the block in this event */
+	unsigned int len[WATCH_RUNS]; /* frames from pfn[i] on; 0 from the last run on */
+	unsigned int n;               /* frames of the block, those of further runs too */
 	unsigned int tgid, pid;
 	unsigned char how, write, direct, pad;
 	char comm[16];
