@@ -344,6 +344,25 @@ static int online(long block, bool kernel_zone)
 	return rc;
 }
 
+/*
+ * Into the kernel's zone. A node that gets its first memory gets threads of the kernel, too, whose stacks would
+ * lie in just that block; so another block comes first, and leaves again.
+ */
+static int online_kernel(long block)
+{
+	char path[96], state[32];
+	int rc;
+
+	block_state(block, state);
+	if (!strcmp(state, "online"))
+		return 0; /* a row before has left it so */
+	snprintf(path, sizeof(path), "/sys/devices/system/memory/memory%ld/state", block + 1);
+	put(path, "online_movable");
+	rc = online(block, true);
+	put(path, "offline");
+	return rc;
+}
+
 static int offline(struct answer *a, long block, const char *const *args)
 {
 	const char *argv[32] = {"vacate", "offline", "--json", "--timeout", "2s"};
@@ -419,7 +438,7 @@ static void run_row(const struct row *row, long block)
 	struct answer a = {0};
 	char state[32] = "?";
 
-	if (online(block, row->kernel_zone)) {
+	if (row->kernel_zone ? online_kernel(block) : online(block, false)) {
 		row_failed("the block cannot be brought online");
 		return;
 	}
