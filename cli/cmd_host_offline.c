@@ -90,7 +90,7 @@ static int rc_of(const struct host_outcome *o)
 		/* Without a verdict that says so, it is locked pages that keep it. */
 		return o->before.verdict == HOST_GOES ? CMD_REFUSED
 						      : rc_of_verdict(o->before.verdict);
-	case HOST_REFUSED: return CMD_REFUSED;
+	case HOST_REFUSED: return o->before.verdict == HOST_NO_TARGET ? CMD_NO_TARGET : CMD_REFUSED;
 	case HOST_TIMEOUT: return known && w->verdict == HOST_NO_TARGET ? CMD_NO_TARGET : CMD_HELD;
 	case HOST_KERNEL_EBUSY: return CMD_UNMOVABLE;
 	default: return CMD_ERROR;
@@ -177,10 +177,13 @@ static void explain(struct job *j, const struct host_block *b, const struct host
 		[HOST_CAME_BACK] = "it was offline, and something has brought it back",
 		[HOST_FAILED] = "failed",
 	};
+	const char *why = what[o->result];
 	char text[512];
 
-	if (what[o->result])
-		out_error("block %" PRIu32 ": %s%s%s%s%s", b->id, what[o->result],
+	if (o->result == HOST_REFUSED && w && w->verdict == HOST_NO_TARGET)
+		why = "not begun, as the kernel would fill what is free elsewhere first";
+	if (why)
+		out_error("block %" PRIu32 ": %s%s%s%s%s", b->id, why,
 			  w && w->reason && o->result != HOST_FAILED ? ": " : "",
 			  w && w->reason && o->result != HOST_FAILED ? w->reason : "",
 			  *o->message ? ": " : "", o->message);

@@ -415,6 +415,12 @@ static void offline(struct attempt *t)
 		finish(t, HOST_WOULD_NOT);
 		return;
 	}
+	/* The kernel would fill what is free elsewhere before it finds that it is not enough, and whoever needs
+	 * memory meanwhile meets the OOM killer. */
+	if (t->w->verdict == HOST_NO_TARGET && !t->a->force) {
+		finish(t, interrupted(t) ? HOST_INTERRUPTED : HOST_REFUSED);
+		return;
+	}
 	if (t->a->suspend)
 		suspend_holders(t);
 	/* Once more, and as late as possible: what is locked now may be so for ever. */

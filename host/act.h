@@ -63,7 +63,7 @@ struct host_act {
 	uint64_t timeout_ns; /* for one block, from the end of the first look at it */
 	bool wait;           /* for the holders, before the kernel is asked */
 	bool suspend;
-	bool force; /* also where it would become unkillable */
+	bool force; /* also where it would become unkillable, or there is no memory to move to */
 	bool dry_run;
 	bool only_if_goes; /* begin only where nothing stands in the way, else HOST_WOULD_NOT */
 	enum host_how how;
@@ -76,12 +76,12 @@ struct host_act {
 
 /* How it ended. The words of host_result_name() are stable. */
 enum host_result {
-	HOST_DONE,         /* it is offline (online), and was not before */
-	HOST_ALREADY,      /* it was so before */
-	HOST_WOULD,        /* dry run: it would go */
-	HOST_WOULD_NOT,    /* dry run: it would not, see the verdict */
-	HOST_REFUSED,      /* not begun: it would become unkillable */
-	HOST_TIMEOUT,      /* the deadline has passed; it is online as before */
+	HOST_DONE,      /* it is offline (online), and was not before */
+	HOST_ALREADY,   /* it was so before */
+	HOST_WOULD,     /* dry run: it would go */
+	HOST_WOULD_NOT, /* dry run: it would not, see the verdict */
+	HOST_REFUSED,   /* not begun: it would become unkillable, or take memory that others need */
+	HOST_TIMEOUT,   /* the deadline has passed; it is online as before */
 	HOST_INTERRUPTED,  /* somebody pressed Ctrl-C; the same */
 	HOST_KERNEL_EBUSY, /* the kernel has refused it at once: something unmovable, or reserved */
 	HOST_STUCK,        /* the writer cannot be killed: `state` is neither */
