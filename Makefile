@@ -5,7 +5,7 @@
 #	make              build/vacate, build/libvacate.a, build/libvacate.so
 #	make demo         install what is missing, build, run the demonstration
 #	make test         install what is missing, then everything: see scripts/runtests
-#	make test-normal  one variant of that: normal asan tsan clang package (test-quick = normal)
+#	make test-normal  one variant of that: normal asan tsan clang package guest (test-quick = normal)
 #	make mutants      the simulator against every known mistake, put back
 #	make fuzz         libFuzzer at the control socket's requests, FUZZ_RUNS inputs (needs clang)
 #	make bench        run the measurements
@@ -52,7 +52,7 @@ UTIL_SRC := $(wildcard tests/util*.c) control/client.c
 # The simulator: the engine again, over another port, with small sizes and lock ranks checked.
 SIM_SRC  := $(wildcard src/*.c port/sim/*.c sim/*.c)
 
-FORMATTED := $(wildcard $(foreach d,include src control port port/linux port/sim sim host host/bpf cli bench tests fuzz,$d/*.c \
+FORMATTED := $(wildcard $(foreach d,include src control port port/linux port/sim sim host host/bpf cli bench tests tests/guest fuzz,$d/*.c \
 	$d/*.h))
 
 VERSION := $(shell sed -n 's/^.define VAC_VERSION "\(.*\)"/\1/p' include/vacate.h)
@@ -115,7 +115,7 @@ BPF     ?= $(if $(BPFTOOL),$(shell command -v clang >/dev/null && pkg-config --e
 BPF     := $(BPF)
 
 CLI_PKGS  := smartcols jansson liburing libdw $(if $(BPF),libbpf)
-TEST_PKGS := cmocka liburing
+TEST_PKGS := cmocka liburing jansson
 
 CLI_INC   = $(call once,CLI_INC,$(call pkg,--cflags,$(CLI_PKGS)))
 CLI_LIBS  = $(call once,CLI_LIBS,$(call pkg,--libs,$(CLI_PKGS)))
@@ -144,7 +144,8 @@ DEBUG_OBJ := $(LIB_SRC:%.c=$B/debug/%.o)
 TEST_OBJ  := $(TEST_SRC:%.c=$B/debug/%.o)
 UTIL_OBJ  := $(UTIL_SRC:%.c=$B/debug/%.o) $B/debug/line_buffered.o
 TESTS     := $(TEST_SRC:%.c=$B/%)
-OBJ       := $(LIB_OBJ) $(CLI_OBJ) $(SIM_OBJ) $(DEBUG_OBJ) $(TEST_OBJ) $(UTIL_OBJ)
+HOST_OBJ  := $B/debug/host/suspend.o $B/debug/host/kill.o
+OBJ       := $(LIB_OBJ) $(CLI_OBJ) $(SIM_OBJ) $(DEBUG_OBJ) $(TEST_OBJ) $(HOST_OBJ) $(UTIL_OBJ)
 
 all: $B/vacate $B/libvacate.a $B/libvacate.so $B/vacate.pc
 
@@ -180,6 +181,15 @@ $B/libvacate.so: $B/libvacate.so.$(VERSION)
 
 # The tests are linked with an engine of their own that checks itself (VAC_DEBUG).
 tests: $(TESTS) $B/tests/confine
+
+$B/tests/test_host_suspend: $(HOST_OBJ)
+
+# The driver and the planters that run in the QEMU guest: tests/guest/run.
+$B/tests/guest/guest: $(wildcard tests/guest/*.c tests/guest/*.h) cli/cmd.h $B/flags
+	$(call say,CC)
+	@mkdir -p $(@D)
+	$Q$(CC) -std=c11 -pthread -D_GNU_SOURCE $(WARN) $(if $(filter 1,$(WERROR)),-Werror) -O1 -g -I. -o $@ \
+		$(filter %.c,$^) $(call pkg,--cflags --libs,jansson liburing)
 
 # Runs a command on a machine that forbids things; no test by itself.
 $B/tests/confine: tests/confine.c $B/flags
@@ -217,7 +227,7 @@ $(SIM_OBJ): $B/sim/%.o: %.c $B/flags
 	@mkdir -p $(@D)
 	$Q$(filter-out $(SANFLAGS),$(COMPILE)) -DVAC_SIM -DVAC_DEBUG -c -o $@ $<
 
-$(DEBUG_OBJ) $(TEST_OBJ) $(UTIL_SRC:%.c=$B/debug/%.o): $B/debug/%.o: %.c $B/flags
+$(DEBUG_OBJ) $(TEST_OBJ) $(HOST_OBJ) $(UTIL_SRC:%.c=$B/debug/%.o): $B/debug/%.o: %.c $B/flags
 	$(call say,CC)
 	@mkdir -p $(@D)
 	$Q$(COMPILE) -DVAC_DEBUG -c -o $@ $<

@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #include "cmd.h"
+#include "cmd_host.h"
+#include "host_target.h"
 #include "out.h"
 #include "remote.h"
 #include "report_json.h"
@@ -78,18 +80,21 @@ enum { OPT_ZONE = 256, OPT_JSON, OPT_COUNT, OPT_ID, OPT_ONLINE, OPT_FILE };
 
 /* ---- online, remove ---- */
 
-static void usage_online(void)
+void cmd_online_usage(void)
 {
 	puts("Usage: vacate online [OPTIONS] [TARGET:]BLOCK...\n"
+	     "       vacate online [OPTIONS] host:BLOCK... | host:nodeN | host:DEVICE\n"
 	     "\n"
-	     "Give offline blocks of a running program memory, and let it use them.\n"
+	     "Give offline blocks of a running program, or of this machine, memory, and let it use them.\n"
 	     "\n"
 	     "TARGET: the PID of a program that has a control socket, or the socket's path; may be\n"
 	     "left out where exactly one pool is running. BLOCK: a number or a range, 3 or 3-7.\n"
 	     "\n"
 	     "Options:\n"
-	     "      --zone NAME   movable or normal (default movable)\n"
+	     "      --zone NAME   movable or normal; of the host movable, kernel, or default, which is\n"
+	     "                    what the kernel chooses (default movable)\n"
 	     "      --json        print one JSON object\n"
+	     "      --sysroot DIR  of the host: the machine below DIR, not this one\n"
 	     "  -h, --help        this text\n"
 	     "\n"
 	     "Exit status: 0 done, 1 error, 2 usage, 64 some blocks are online, others not.\n"
@@ -166,6 +171,8 @@ int cmd_online(int argc, char **argv)
 	int c;
 
 	out_set_prefix("vacate online");
+	if (host_wanted(argc, argv))
+		return cmd_host_online(argc, argv);
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
 		switch (c) {
@@ -174,7 +181,7 @@ int cmd_online(int argc, char **argv)
 				return CMD_USAGE;
 			break;
 		case OPT_JSON: r.json = true; break;
-		case 'h': usage_online(); return CMD_OK;
+		case 'h': cmd_online_usage(); return CMD_OK;
 		default: return opt_bad(&ctx, c, argv);
 		}
 	}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vacate offline: take blocks away from a running program.
+ * vacate offline: take blocks away from a running program. Those of the host: cmd_host_offline.c.
  *
  * The program does it; we watch. The first Ctrl-C asks it to give up and waits for its answer, so
  * that what is printed is true; a second one leaves at once, and the program gives up by itself
@@ -14,6 +14,8 @@
 #include <string.h>
 
 #include "cmd.h"
+#include "cmd_host.h"
+#include "host_target.h"
 #include "out.h"
 #include "remote.h"
 #include "report_json.h"
@@ -28,9 +30,11 @@ static void on_signal(int sig)
 	interrupted++;
 }
 
-static void usage(void)
+void cmd_offline_usage(void)
 {
 	puts("Usage: vacate offline [OPTIONS] [TARGET:]BLOCK...\n"
+	     "       vacate offline [OPTIONS] host:BLOCK... | host:nodeN | host:DEVICE\n"
+	     "       vacate offline [OPTIONS] --bytes SIZE host\n"
 	     "\n"
 	     "Take memory blocks away from a running program, which goes on using its memory. Each\n"
 	     "block ends offline, its memory given back to the system, or online as it was, and then\n"
@@ -38,6 +42,7 @@ static void usage(void)
 	     "\n"
 	     "TARGET: the PID of a program that has a control socket, or the socket's path; may be\n"
 	     "left out where exactly one pool is running. BLOCK: a number or a range, 3 or 3-7.\n"
+	     "host: the memory blocks of this machine, as root. DEVICE: such as dax0.0 or virtio0.\n"
 	     "\n"
 	     "Options:\n"
 	     "      --timeout TIME   of each block (default 10s)\n"
@@ -49,10 +54,20 @@ static void usage(void)
 	     "      --cancel         make offlines of these blocks that are under way give up\n"
 	     "      --json           print one JSON object\n"
 	     "  -h, --help           this text\n"
+	     "Of the host's blocks, with --timeout, --dry-run and --json:\n"
+	     "      --bytes SIZE     choose the cheapest blocks, so many bytes together\n"
+	     "      --node N         of this node; without --bytes, all of it\n"
+	     "      --wait           until the holders let go, before the kernel is asked\n"
+	     "      --suspend[=HOW]  stop the holders until their pages have left; HOW: auto, trace,\n"
+	     "                       freezer or stop (default auto)\n"
+	     "      --kill PID[:START]  end this holder, if it still is one; may be repeated\n"
+	     "      --force          also where the kernel would wait beyond the reach of signals\n"
+	     "      --thaw           only let go on what a killed vacate has left suspended\n"
+	     "      --sysroot DIR    the machine below DIR, not this one\n"
 	     "\n"
 	     "Ctrl-C makes the program give up, and so does the end of this command in any other way.\n"
 	     "Exit status: 0 done, 1 error, 2 usage, 3 held by pins or another holder, 4 no memory to\n"
-	     "move to, 64 part of it is done.\n"
+	     "move to, 5 something unmovable, 6 refused as it could not be undone, 64 part of it is done.\n"
 	     "\n"
 	     "Example: vacate offline --timeout 30s 1234:3-5");
 }
@@ -319,7 +334,7 @@ static int parse(struct offline *o, int argc, char **argv)
 		case OPT_DETACH: o->q.flags |= VAC__CTL_DETACH; break;
 		case OPT_CANCEL: o->cancel = true; break;
 		case OPT_JSON: o->json = true; break;
-		case 'h': usage(); return CMD_OK;
+		case 'h': cmd_offline_usage(); return CMD_OK;
 		default: return opt_bad(&ctx, c, argv);
 		}
 	}
@@ -338,6 +353,8 @@ int cmd_offline(int argc, char **argv)
 	int rc;
 
 	out_set_prefix("vacate offline");
+	if (host_wanted(argc, argv))
+		return cmd_host_offline(argc, argv);
 	opterr = 0;
 	rc = parse(&o, argc, argv);
 	if (rc >= 0)

@@ -399,7 +399,7 @@ static int parse_arg(struct targets *ts, enum target_want want, const char *arg)
 	if (!strcmp(name, "host"))
 		return opt_error(
 			ts->ctx,
-			"'%s': the host's own blocks go with ls, why, watch and metrics, and only by themselves",
+			"'%s': the host's own blocks go with ls, why, offline, online, watch and metrics, and only by themselves",
 			arg);
 	if (blocks && !colon && (parse_range(arg, &first, &last) || digits_only(name, n))) {
 		rc = ts->n ? one_of(ts, 0, &t) : find_only(ts, &t);

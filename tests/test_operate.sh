@@ -233,7 +233,8 @@ want 2 "'99999999999999999999'" "$V" offline 99999999999999999999
 want 2 "names no block" "$V" offline "$pid:"
 want 2 "not a PID" "$V" ls 99999999999
 want 2 "'nonsense' is not a target" "$V" ls nonsense
-want 2 'go with ls' "$V" offline host:32
+want 2 'go with ls' "$V" add host
+want 2 'go with ls' "$V" remove host:32
 want 2 'not a time' "$V" offline --timeout soon 3
 want 2 'needs a value' "$V" offline --timeout
 want 2 'not a zone' "$V" online --zone dma 3
