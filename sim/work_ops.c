@@ -116,11 +116,13 @@ bool work_pinnable(struct writer *t, uint32_t first, uint32_t n, bool write)
  * and may fail to, for as long as calls fail. */
 int work_dma_get(uint64_t addr, bool write, struct sim_dma *d)
 {
+	bool starved;
 	int r;
 
-	do
+	do {
+		starved = work_may_starve();
 		r = sim_dma_get(addr, write, d);
-	while (work_excused(r, work_may_starve()));
+	} while (work_excused(r, starved));
 	return r;
 }
 
@@ -274,6 +276,13 @@ static void nested_pins(struct writer *t)
 
 /* ---- Changing mappings ------------------------------------------------------------------------ */
 
+/* Who looks now does not know on which side of the drop he is. */
+static void dropping(struct writer *t, uint32_t first, uint32_t n)
+{
+	for (uint32_t p = first; p < first + n; p++)
+		t->page[p].gen++;
+}
+
 void work_dropped(struct writer *t, uint32_t first, uint32_t n)
 {
 	for (uint32_t p = first; p < first + n; p++) {
@@ -320,6 +329,7 @@ static void change_mapping(struct writer *t, enum op op)
 		}
 		break;
 	case OP_UNMAP:
+		dropping(t, first, n);
 		r = vac_unmap(world.space, work_ptr(a), n * PAGE);
 		sim_note("unmap %#llx+%u: %d", (unsigned long long)a, n, r);
 		if (work_refused(r))
@@ -330,6 +340,7 @@ static void change_mapping(struct writer *t, enum op op)
 			t->page[p].mapped = false;
 		break;
 	case OP_DONTNEED:
+		dropping(t, first, n);
 		r = vac_advise(world.space, work_ptr(a), n * PAGE, VAC_ADV_DONTNEED);
 		sim_note("drop %#llx+%u: %d", (unsigned long long)a, n, r);
 		if (work_refused(r))

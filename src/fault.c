@@ -86,6 +86,10 @@ static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint3
 					       [VAC__SWAP_READ] = LOOK_SWAP};
 
 		l = as[vac__swap_look(s, page, access, pfn, ticket, err)];
+		/* It is mapped, and shared: what was asked for is more. */
+		if (l == LOOK_DONE && *err == 0 && !(e & VAC__E_EXCL) &&
+		    (access & (VAC__WRITE | VAC__UNSHARE)))
+			l = LOOK_AGAIN;
 	}
 	vac__ptl_unlock(s, vpb);
 	return l;
@@ -248,6 +252,7 @@ static void wait_progress(struct vac_pool *pool)
 int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 {
 	bool released = false, alone = false;
+	uint32_t kept = VAC__NO_PFN; /* what we have read, until we have looked again */
 
 	for (;;) {
 		uint32_t pfn = 0, ticket = 0;
@@ -261,9 +266,14 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		if (!v || !(v->prot & (VAC_PROT_READ | VAC_PROT_WRITE)) ||
 		    ((access & VAC__WRITE) && !(v->prot & VAC_PROT_WRITE))) {
 			vac__rdunlock(&s->lock, VAC__RANK_SPACE);
+			if (kept != VAC__NO_PFN)
+				vac__folio_put(s->pool, kept, VAC__W_REF);
 			return -EFAULT;
 		}
 		l = look(s, page, access, &pfn, &ticket, &r);
+		if (kept != VAC__NO_PFN)
+			vac__folio_put(s->pool, kept, VAC__W_REF);
+		kept = VAC__NO_PFN;
 		if (l == LOOK_NONE)
 			r = fill(s, v, page);
 		else if (l == LOOK_SHARED)
@@ -279,7 +289,7 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		}
 		vac__rdunlock(&s->lock, VAC__RANK_SPACE);
 		if (l == LOOK_SWAP && r == 0)
-			r = vac__swap_read(s->pool, &in);
+			r = vac__swap_read(s->pool, &in, &kept);
 		if (l == LOOK_SHARED && r == -EBUSY)
 			wait_progress(s->pool);
 		if (l == LOOK_AGAIN || (l == LOOK_LOST && r == 0) ||
@@ -287,8 +297,9 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		    (l == LOOK_SHARED && (r == -EAGAIN || r == -EBUSY)))
 			continue;
 		/* What was dropped under a foreign holder, which may have been the kernel's own for a
-		 * moment, is memory too once it has let go. */
-		if (r == -ENOMEM && !released && vac__ld(&s->pool->nr_quar)) {
+		 * moment, is memory too once it has let go. Where a frame was there, and the host
+		 * would not show it, that does not help. */
+		if (r == -ENOMEM && l != LOOK_DONE && !released && vac__ld(&s->pool->nr_quar)) {
 			released = true;
 			/* One that pins may hold what whoever works on blocks is waiting for. */
 			if (vac__quarantine_try(s->pool, access & VAC__UNSHARE
@@ -296,12 +307,12 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 								 : vac__gate_deadline(s->pool)))
 				continue;
 		}
-		if ((l == LOOK_NONE || l == LOOK_SWAP) && r == -ENOMEM &&
+		if ((l == LOOK_NONE || l == LOOK_SWAP || l == LOOK_SHARED) && r == -ENOMEM &&
 		    (vac__reclaim(s->pool, 2 * VAC__SWAP_CLUSTER) || (l == LOOK_SWAP && !alone))) {
 			alone = true;
 			continue;
 		}
-		if (l == LOOK_NONE || l == LOOK_SWAP)
+		if (l == LOOK_NONE || l == LOOK_SWAP || l == LOOK_SHARED)
 			vac__reclaim_kick(s->pool);
 		if (r == -ENOBUFS)
 			r = -ENOMEM;

@@ -131,7 +131,7 @@ struct vac__free_list {
 #define VAC__E_READ 0x10u
 #define VAC__E_WRITE 0x20u
 #define VAC__E_EXCL 0x40u  /* no other space shares the folio: only such folios are pinned */
-#define VAC__E_CLEAN 0x80u /* E_WRITE is withheld until the folio has given up its slot: swap.c */
+#define VAC__E_CLEAN 0x80u /* exclusive, but E_WRITE is withheld until the slot is given up: swap.c */
 #define VAC__E_HMAP 0x100u
 #define VAC__E_HREAD 0x200u
 #define VAC__E_HWRITE 0x400u
@@ -160,6 +160,12 @@ static inline bool vac__e_migration(uint64_t e)
 static inline bool vac__e_swap(uint64_t e)
 {
 	return (e & VAC__E_TYPE) == VAC__E_SWAP;
+}
+
+/* The rights of the mapping, what E_CLEAN withholds included. */
+static inline uint64_t vac__e_rights(uint64_t e)
+{
+	return (e & VAC__E_RIGHTS) | (e & VAC__E_CLEAN ? VAC__E_WRITE : 0);
 }
 
 struct vac__vma {
@@ -416,9 +422,6 @@ struct vac_pool {
 	struct vac_space *_Atomic spaces[VAC__MAX_SPACES];
 	struct vac__family families[VAC__MAX_SPACES];
 	_Atomic uint32_t nr_spaces;
-	/* Guarded by spaces_lock. There has been a snapshot; there has been a swap file: never both, as
-	 * swap does not know yet what to do with folios that several spaces share. */
-	bool cloned, may_swap;
 	struct vac__mutex fault[64]; /* rank fault, by (space, vpb) */
 
 	_Atomic uint32_t holds; /* of control/: the pool cannot be closed meanwhile */
@@ -577,6 +580,7 @@ const struct vac__vma *vac__vma_find(const struct vac_space *s, uint32_t page);
 void vac__vma_insert(struct vac_space *s, uint32_t at, struct vac__vma v);
 void vac__vma_cut(struct vac_space *s, uint32_t page);
 void vac__vma_merge_around(struct vac_space *s, uint32_t first, uint32_t end);
+void vac__vma_inherit(struct vac_space *to, const struct vac_space *from);
 bool vac__vma_room(const struct vac_space *s);
 void vac__vma_remove(struct vac_space *s, uint32_t first, uint32_t end);
 bool vac__vma_covers(const struct vac_space *s, uint32_t first, uint32_t end);
@@ -618,8 +622,10 @@ enum vac__swap_look vac__swap_look(struct vac_space *s, uint32_t page, unsigned 
 				   uint32_t *pfn, uint32_t *ticket, int *err);
 int vac__swap_upgrade(struct vac_space *s, uint32_t page);
 int vac__swap_begin(struct vac_space *s, uint32_t page, bool alone, struct vac__swapin *in);
-int vac__swap_read(struct vac_pool *pool, struct vac__swapin *in);
+int vac__swap_read(struct vac_pool *pool, struct vac__swapin *in, uint32_t *kept);
 uint32_t vac__swap_users(struct vac_pool *pool, uint32_t pfn);
+void vac__swap_own(struct vac_pool *pool, uint32_t pfn);
+void vac__swap_settle(struct vac_pool *pool, uint32_t pfn);
 void vac__swap_dup(struct vac_pool *pool, uint32_t slot);
 void vac__swap_put(struct vac_pool *pool, uint32_t slot);
 void vac__swap_reap(struct vac_pool *pool, uint32_t slot);

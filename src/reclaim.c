@@ -124,11 +124,10 @@ static bool add_to_cache(struct vac_pool *pool, struct out *o, unsigned n)
 
 /* ---- Unmapping --------------------------------------------------------------------------------- */
 
-/* The rights that a swap entry carries: what the mapping has, withheld ones included. */
+/* What a swap entry carries: the rights of the mapping, and whether it is its owner's alone. */
 static uint64_t carried(uint64_t e)
 {
-	return (e & (VAC__E_READ | VAC__E_WRITE | VAC__E_EXCL)) |
-	       (e & VAC__E_CLEAN ? VAC__E_WRITE : 0);
+	return vac__e_rights(e) | (e & VAC__E_EXCL);
 }
 
 static bool shows(struct vac_space *s, const struct out *o, uint64_t *e)
@@ -205,22 +204,35 @@ static unsigned unmap_run(struct vac_pool *pool, struct vac_space *s, struct out
 	return k;
 }
 
+/* What any space that shows it has locked into memory stays for all of them. A space with a folio of its own
+ * for the same page has no say in it. The family's lock is held, so no VMA changes. */
+static void spare_locked(struct vac_space *s, struct out *o, unsigned n)
+{
+	uint64_t e;
+
+	for (unsigned i = 0; i < n; i++) {
+		const struct vac__vma *v = vac__vma_find(s, o[i].index);
+
+		o[i].failed |= v && v->locked && shows(s, &o[i], &e);
+	}
+}
+
 /* Folios of one family and one pageblock of addresses, sorted. */
 static void unmap_group(struct vac_pool *pool, struct out *o, unsigned n)
 {
 	struct vac__rwlock *lock = &pool->families[o->family].lock;
 	uint32_t vpb = o->index >> VAC__PB_ORDER;
+	struct vac_space *s;
 	uint64_t e;
 
 	vac__rdlock(lock, VAC__RANK_RMAP);
-	for (struct vac_space *s = vac__rmap_first(pool, o->family); s; s = s->next_in_family) {
+	/* The folios are locked: who shows them now does so until we change it, or stops for good. */
+	for (s = vac__rmap_first(pool, o->family); s; s = s->next_in_family)
+		if (vpb < s->vpbs)
+			spare_locked(s, o, n);
+	for (s = vac__rmap_first(pool, o->family); s; s = s->next_in_family) {
 		if (vpb >= s->vpbs)
 			continue;
-		for (unsigned i = 0; i < n; i++) {
-			const struct vac__vma *v = vac__vma_find(s, o[i].index);
-
-			o[i].failed |= v && v->locked;
-		}
 		vac__ptl_lock(s, vpb);
 		for (unsigned i = 0, k; i < n; i += k) {
 			k = 1;
