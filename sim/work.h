@@ -48,7 +48,7 @@ enum op {
 struct page {
 	bool mapped;
 	uint8_t prot;
-	uint32_t gen; /* goes up when what is there is about to be dropped, and when it was */
+	uint32_t gen; /* odd: it is being dropped, and may be there or not */
 	uint64_t word[WORDS];
 	/* Bit set: written by a device without a pin where the host does not tell who holds a page. Until
 	 * the block that it went to has been certified, the word may be what it was. */

@@ -276,7 +276,7 @@ static void nested_pins(struct writer *t)
 
 /* ---- Changing mappings ------------------------------------------------------------------------ */
 
-/* Who looks now does not know on which side of the drop he is. */
+/* Begins to be dropped, or has been, or is not. */
 static void dropping(struct writer *t, uint32_t first, uint32_t n)
 {
 	for (uint32_t p = first; p < first + n; p++)
@@ -286,7 +286,7 @@ static void dropping(struct writer *t, uint32_t first, uint32_t n)
 void work_dropped(struct writer *t, uint32_t first, uint32_t n)
 {
 	for (uint32_t p = first; p < first + n; p++) {
-		t->page[p].gen++;
+		t->page[p].gen += 2;
 		t->page[p].late = 0;
 		memset(t->page[p].word, 0, sizeof(t->page[p].word));
 	}
@@ -331,6 +331,7 @@ static void change_mapping(struct writer *t, enum op op)
 	case OP_UNMAP:
 		dropping(t, first, n);
 		r = vac_unmap(world.space, work_ptr(a), n * PAGE);
+		dropping(t, first, n);
 		sim_note("unmap %#llx+%u: %d", (unsigned long long)a, n, r);
 		if (work_refused(r))
 			break;
@@ -342,6 +343,7 @@ static void change_mapping(struct writer *t, enum op op)
 	case OP_DONTNEED:
 		dropping(t, first, n);
 		r = vac_advise(world.space, work_ptr(a), n * PAGE, VAC_ADV_DONTNEED);
+		dropping(t, first, n);
 		sim_note("drop %#llx+%u: %d", (unsigned long long)a, n, r);
 		if (work_refused(r))
 			break;

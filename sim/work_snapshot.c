@@ -191,7 +191,7 @@ static void judge(struct shot *s, const struct before *b, const uint64_t *last, 
 
 	look(s, p, i);
 	v = s->word[p][i];
-	if (!s->known[p][i] || v == UINT64_MAX || gen[p] != b->gen[p])
+	if (!s->known[p][i] || v == UINT64_MAX || gen[p] != b->gen[p] || gen[p] % 2)
 		return;
 	if (v < old || v > ((uint64_t)(w + 1) << 48 | last[w]))
 		sim_fail(SIM_CONTENT, "a snapshot's page %u word %u: %#llx, was %#llx before it", p,

@@ -189,7 +189,10 @@ static int allocate(struct cow *c)
 	}
 	if (!t || !c->push)
 		t = c->s;
-	for (uint32_t i = 0; i < c->n && r == 0; i++) {
+	/* The one that is wanted first: its neighbours are not to take the last frame. */
+	for (uint32_t k = 0; k < c->n && r == 0; k++) {
+		uint32_t i = k == 0 ? at : k - (k <= at);
+
 		if (c->src[i] == VAC__NO_PFN || alone(c, c->src[i]))
 			continue;
 		r = c->step > 1 ? vac__huge_alloc(c->pool, false, &c->dst[i])

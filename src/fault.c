@@ -156,20 +156,21 @@ static int fill_base(struct vac_space *s, const struct vac__vma *v, uint32_t pag
 {
 	uint32_t vpb = page >> VAC__PB_ORDER;
 	uint32_t pfns[VAC__PB_PAGES];
-	int r = 0, err = 0;
+	int r, err;
 
+	/* Its neighbours are not to take the last frame. */
+	err = vac__base_alloc(s->pool, s, page, &pfns[page - lo]);
+	if (err < 0)
+		return err;
 	/* We hold the vpb's fault lock: an empty slot stays empty but for an unmap, which waits for
 	 * the space's lock. */
 	for (uint32_t p = lo; p < hi; p++) {
 		uint32_t *pfn = &pfns[p - lo];
 
-		*pfn = VAC__NO_PFN;
-		if (vac__entry_get(s, p) != 0)
-			continue;
-		r = vac__base_alloc(s->pool, s, p, pfn);
-		if (r < 0 && p == page)
-			err = r;
-		if (r == 0)
+		if (p != page)
+			*pfn = VAC__NO_PFN;
+		if (p == page ||
+		    (vac__entry_get(s, p) == 0 && vac__base_alloc(s->pool, s, p, pfn) == 0))
 			memset(vac__frame_addr(s->pool, *pfn), 0, VAC_PAGE_BYTES);
 	}
 	vac__ptl_lock(s, vpb);
@@ -257,6 +258,7 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 	for (;;) {
 		uint32_t pfn = 0, ticket = 0;
 		const struct vac__vma *v;
+		uint64_t freed = vac__ld(&s->pool->nr_freed);
 		struct vac__swapin in;
 		enum look l;
 		int r = 0;
@@ -308,7 +310,8 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 				continue;
 		}
 		if ((l == LOOK_NONE || l == LOOK_SWAP || l == LOOK_SHARED) && r == -ENOMEM &&
-		    (vac__reclaim(s->pool, 2 * VAC__SWAP_CLUSTER) || (l == LOOK_SWAP && !alone))) {
+		    (vac__reclaim(s->pool, 2 * VAC__SWAP_CLUSTER, freed) ||
+		     (l == LOOK_SWAP && !alone))) {
 			alone = true;
 			continue;
 		}

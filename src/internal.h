@@ -130,8 +130,9 @@ struct vac__free_list {
 #define VAC__E_TABLE 4u
 #define VAC__E_READ 0x10u
 #define VAC__E_WRITE 0x20u
-#define VAC__E_EXCL 0x40u  /* no other space shares the folio: only such folios are pinned */
-#define VAC__E_CLEAN 0x80u /* exclusive, but E_WRITE is withheld until the slot is given up: swap.c */
+#define VAC__E_EXCL 0x40u /* no other space shares the folio: only such folios are pinned */
+#define VAC__E_CLEAN \
+	0x80u /* exclusive, but E_WRITE is withheld until the slot is given up: swap.c */
 #define VAC__E_HMAP 0x100u
 #define VAC__E_HREAD 0x200u
 #define VAC__E_HWRITE 0x400u
@@ -365,7 +366,6 @@ struct vac__swap {
 	_Atomic uint64_t front, back;
 	_Atomic uint32_t top;        /* blocks from here on were never online; hotplug lock */
 	_Atomic int64_t nr_inactive; /* folios in the cache that nothing maps; about */
-	_Atomic uint64_t freed;      /* frames, since the beginning */
 	_Atomic uint64_t acts;       /* times that something about that has changed */
 	_Atomic uint32_t busy;       /* calls that have folios in hand and will let go of them */
 	struct vac__event event;     /* one of those has ended, or memory was freed */
@@ -411,6 +411,7 @@ struct vac_pool {
 	struct vac__free_list resv;                       /* of pageblocks, through resv_next */
 	_Atomic uint64_t nr_total, nr_free, nr_resv, nr_isolated; /* written under zone */
 	_Atomic uint64_t nr_quar;                                 /* likewise */
+	_Atomic uint64_t nr_freed;   /* likewise: times that frames have become free */
 	_Atomic uint64_t nr_pb_free; /* likewise: whole pageblocks on the free lists */
 	uint32_t draining;           /* zone lock: the pageblock that compaction empties, or none */
 	_Atomic uint64_t nr_pb_huge, nr_pb_base;
@@ -647,7 +648,7 @@ static inline bool vac__swapcache(struct vac_pool *pool, uint32_t pfn)
 }
 
 /* ---- reclaim.c ---- */
-bool vac__reclaim(struct vac_pool *pool, uint32_t want);
+bool vac__reclaim(struct vac_pool *pool, uint32_t want, uint64_t seen_freed);
 uint32_t vac__reclaim_some(struct vac_pool *pool, uint32_t want, unsigned together);
 uint64_t vac__swap_room(struct vac_pool *pool);
 uint32_t vac__reclaim_pageblock(struct vac_pool *pool, uint32_t pfn);

@@ -429,7 +429,8 @@ static void zap_entry(struct vac_space *s, vac__entry *slot)
 		uint32_t pfn = vac__e_pfn(e), out = vac__swap_slot(s->pool, pfn);
 
 		/* The last: the cache has it for entries that name the slot, or for nobody. */
-		if (out != VAC__NO_SLOT && vac__w_map(vac__ld(&vac__frame(s->pool, pfn)->word)) == 1)
+		if (out != VAC__NO_SLOT &&
+		    vac__w_map(vac__ld(&vac__frame(s->pool, pfn)->word)) == 1)
 			vac__add(&s->pool->swap.nr_inactive, 1);
 		vac__folio_put(s->pool, pfn, VAC__W_MAP);
 		if (out != VAC__NO_SLOT)

@@ -504,8 +504,6 @@ static unsigned back_step(struct vac_pool *pool, uint32_t first)
 
 	for (uint32_t i = first; i < first + CLUSTER; i++)
 		n += vac__swap_cache_free(pool, i);
-	if (n)
-		vac__add(&pool->swap.freed, n);
 	return n;
 }
 
@@ -559,13 +557,13 @@ void vac__reclaim_done(struct vac_pool *pool, bool did)
 }
 
 /*
- * There was no frame: make some. Nothing is held. True: it is worth another try. False: everything is pinned,
- * locked into memory or has no slot, and nobody is about to let go of anything.
+ * There was no frame: make some. Nothing is held; seen_freed is what nr_freed was before the caller looked for one.
+ * True: it is worth another try. False: everything is pinned, locked into memory or has no slot, nobody has
+ * freed anything since the look, nor is about to let go of anything.
  */
-bool vac__reclaim(struct vac_pool *pool, uint32_t want)
+bool vac__reclaim(struct vac_pool *pool, uint32_t want, uint64_t seen_freed)
 {
 	struct vac__swap *sw = &pool->swap;
-	uint64_t freed = vac__ld(&sw->freed);
 
 	while (vac__ld(&sw->state) != VAC__SWAP_OFF) {
 		uint32_t n;
@@ -575,7 +573,7 @@ bool vac__reclaim(struct vac_pool *pool, uint32_t want)
 		vac__add(&sw->busy, 1);
 		n = turn(pool, want, 1, &did);
 		vac__reclaim_done(pool, did);
-		if (n || vac__ld(&sw->freed) != freed)
+		if (n || vac__ld(&pool->nr_freed) != seen_freed)
 			return true;
 		/* What others have in hand they let go of, changed or as it was. Only the first is worth
 		 * another look: those who find nothing would keep each other at it for ever. */
@@ -586,7 +584,7 @@ bool vac__reclaim(struct vac_pool *pool, uint32_t want)
 			if (vac__ld(&sw->acts) != acts)
 				break;
 			if (vac__ld(&sw->busy) == 0)
-				return false;
+				return vac__ld(&pool->nr_freed) != seen_freed;
 			vac__event_wait(&sw->event, seen, 0);
 		}
 	}
@@ -632,7 +630,6 @@ uint32_t vac__reclaim_pageblock(struct vac_pool *pool, uint32_t pfn)
 		vac__and(&vac__frame(pool, i)->flags, ~VAC__F_YOUNG);
 		freed += vac__swap_cache_free(pool, i);
 	}
-	vac__add(&sw->freed, freed);
 	vac__reclaim_done(pool, freed > 0);
 	return freed;
 }

@@ -123,12 +123,12 @@ static int copy_now(struct clone *c, uint32_t pfn, uint32_t page, bool huge, vac
 	return 0;
 }
 
-/* All of a huge one, or base by base where there is no pageblock to be had but frames can be. */
+/* All of a huge one; base by base, where no pageblock is to be had. */
 static int copy_huge(struct clone *c, uint32_t pfn, uint32_t page, vac__entry *to, uint64_t e)
 {
 	int r = copy_now(c, pfn, page, true, to, e);
 
-	if (r != -ENOMEM || vac__ld(&c->pool->swap.state) != VAC__SWAP_ON)
+	if (r != -ENOMEM)
 		return r;
 	c->lacking = false;
 	vac__st(to, VAC__E_TABLE);
@@ -281,13 +281,18 @@ static int try_snapshot(struct clone *c, const char *name)
  */
 static int snapshot(struct clone *c, const char *name)
 {
+	struct vac_pool *pool = c->pool;
 	uint32_t want = 2 * VAC__SWAP_CLUSTER;
 	int r;
 
 	for (;; want *= 2) {
 		r = try_snapshot(c, name);
-		if (r != -ENOMEM || !c->lacking || want / 2 > vac__ld_rlx(&c->pool->nr_total) ||
-		    !vac__reclaim(c->pool, want))
+		if (r != -ENOMEM || !c->lacking || vac__ld(&pool->swap.state) == VAC__SWAP_OFF ||
+		    want / 2 > vac__ld_rlx(&pool->nr_total))
+			return r;
+		/* There may be that many by now. What the try had, and gave back, is no news. */
+		if (vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv) < want &&
+		    !vac__reclaim(pool, want, vac__ld(&pool->nr_freed)))
 			return r;
 	}
 }
