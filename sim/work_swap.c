@@ -117,6 +117,17 @@ void work_swap_calm(void)
 				   PAGE);
 }
 
+/* Nothing is ever shared here: the mark that says so goes with a page wherever it goes. */
+static void never_shared(void)
+{
+	struct vac_pool_stats st = VAC_INIT(struct vac_pool_stats);
+
+	vac_pool_stats(world.pool, &st);
+	if (st.cow_copies || st.cow_reuses)
+		sim_fail(SIM_CONTENT, "%llu pages taken for shared",
+			 (unsigned long long)(st.cow_copies + st.cow_reuses));
+}
+
 const struct work_kind work_swap = {
 	.name = "swap",
 	.draw = draw,
@@ -128,4 +139,5 @@ const struct work_kind work_swap = {
 	.more_name = "swapper",
 	.nr_more = 1,
 	.calm = work_swap_calm,
+	.rest = never_shared,
 };

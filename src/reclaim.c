@@ -226,14 +226,16 @@ static void unmap_group(struct vac_pool *pool, struct out *o, unsigned n)
 	uint64_t e;
 
 	vac__rdlock(lock, VAC__RANK_RMAP);
-	/* The folios are locked: who shows them now does so until we change it, or stops for good. */
-	for (s = vac__rmap_first(pool, o->family); s; s = s->next_in_family)
-		if (vpb < s->vpbs)
-			spare_locked(s, o, n);
+	/* All are asked before any is unmapped. Who is about to show a folio that he has just filled in shows
+	 * it under his ptl. */
+	for (s = vac__rmap_first(pool, o->family); s && s->next_in_family; s = s->next_in_family)
+		if (vpb < s->next_in_family->vpbs)
+			spare_locked(s->next_in_family, o, n);
 	for (s = vac__rmap_first(pool, o->family); s; s = s->next_in_family) {
 		if (vpb >= s->vpbs)
 			continue;
 		vac__ptl_lock(s, vpb);
+		spare_locked(s, o, n);
 		for (unsigned i = 0, k; i < n; i += k) {
 			k = 1;
 			if (!o[i].failed && shows(s, &o[i], &e))

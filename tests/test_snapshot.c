@@ -8,7 +8,7 @@
 
 #include <sched.h>
 
-#include "tests/snapshots.h"
+#include "tests/cow_rows.h"
 
 /* ---- What it means --------------------------------------------------------------------------- */
 
@@ -183,7 +183,7 @@ static void test_bad_arguments(void **state UNUSED)
 	t_close(pool);
 }
 
-/* ---- Pins: mm/cow.c of the kernel's self-tests, rows 1 to 14; see snapshots.h ------------------ */
+/* ---- Pins: mm/cow.c of the kernel's self-tests, rows 1 to 14; see cow_rows.h ------------------ */
 
 static void test_cow_rows_1_2(void **state UNUSED)
 {

@@ -9,7 +9,7 @@
 
 #include <sched.h>
 
-#include "tests/snapshots.h"
+#include "tests/cow_rows.h"
 
 #define P VAC_PAGE_BYTES
 
