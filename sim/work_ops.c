@@ -119,11 +119,13 @@ int work_dma_get(uint64_t addr, bool write, struct sim_dma *d)
 	bool starved;
 	int r;
 
-	do {
+	for (;;) {
 		starved = work_may_starve();
 		r = sim_dma_get(addr, write, d);
-	} while (work_excused(r, starved));
-	return r;
+		if (!work_excused(r, starved))
+			return r;
+		sim_sleep(10000); /* for those who hold what the host is short of */
+	}
 }
 
 static int pin(struct writer *t, uint32_t first, uint32_t n, unsigned flags, uint64_t *handle)
