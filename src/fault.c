@@ -253,7 +253,7 @@ static void wait_progress(struct vac_pool *pool)
 int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 {
 	bool released = false, alone = false;
-	uint32_t kept = VAC__NO_PFN; /* what we have read, until we have looked again */
+	uint32_t kept = VAC__NO_PFN; /* what we need in memory, until we have looked again */
 
 	for (;;) {
 		uint32_t pfn = 0, ticket = 0;
@@ -309,12 +309,19 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 								 : vac__gate_deadline(s->pool)))
 				continue;
 		}
+		/* To make room for a copy by throwing out what is to be copied would never end. */
+		if (l == LOOK_SHARED && r == -ENOMEM &&
+		    vac__w_try_ref(&vac__frame(s->pool, pfn)->word) == 0)
+			kept = pfn;
 		if ((l == LOOK_NONE || l == LOOK_SWAP || l == LOOK_SHARED) && r == -ENOMEM &&
 		    (vac__reclaim(s->pool, 2 * VAC__SWAP_CLUSTER, freed) ||
 		     (l == LOOK_SWAP && !alone))) {
 			alone = true;
 			continue;
 		}
+		if (kept != VAC__NO_PFN)
+			vac__folio_put(s->pool, kept, VAC__W_REF);
+		kept = VAC__NO_PFN;
 		if (l == LOOK_NONE || l == LOOK_SWAP || l == LOOK_SHARED)
 			vac__reclaim_kick(s->pool);
 		if (r == -ENOBUFS)

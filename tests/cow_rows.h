@@ -147,7 +147,7 @@ static void pin_sees(struct vac_pool *pool, struct vac_space *s, char *p)
 	struct vac_space *t;
 	uint64_t pin, pfn;
 
-	for (unsigned i = 0; i < COUNT(at) && at[i] < filled; i++) {
+	for (unsigned i = 0; i < COUNT(at) && at[i] < filled; i += how ? 2 : 1) {
 		char *q = p + at[i];
 		char was = *q;
 
