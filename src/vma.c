@@ -78,10 +78,11 @@ void vac__vma_inherit(struct vac_space *to, const struct vac_space *from)
 {
 	to->nr_vmas = 0;
 	for (uint32_t i = 0; i < from->nr_vmas; i++) {
-		struct vac__vma v = from->vmas[i], *last = to->vmas + to->nr_vmas - 1;
+		struct vac__vma v = from->vmas[i];
+		struct vac__vma *last = to->nr_vmas ? &to->vmas[to->nr_vmas - 1] : NULL;
 
 		v.locked = false;
-		if (to->nr_vmas && last->end == v.start && last->prot == v.prot &&
+		if (last && last->end == v.start && last->prot == v.prot &&
 		    last->nohuge == v.nohuge)
 			last->end = v.end;
 		else
