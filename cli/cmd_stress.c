@@ -51,8 +51,6 @@ struct stress {
 	_Atomic bool compact_stop;
 	const struct wl_class *mix[WL_MAX_GROUPS];
 	unsigned n_mix;
-	bool all;          /* the mix is being filled with all there are */
-	const char *named; /* of the mix: a workload that takes snapshots, asked for by its name */
 	uint64_t threads;
 	uint64_t duration_ns, timeout_ns;
 	double rate;          /* offlines a second, 0: as fast as possible */
@@ -128,18 +126,14 @@ static int add_to_mix(struct stress *st, const char *name)
 	char known[256];
 
 	if (!strcmp(name, "all")) {
-		st->all = true;
 		for (unsigned k = 0; wl_nth(k); k++)
 			add_to_mix(st, wl_nth(k)->name);
-		st->all = false;
 		return 0;
 	}
 	for (unsigned k = 0; k < sizeof(reserved) / sizeof(reserved[0]); k++) {
 		if (!strcmp(name, reserved[k]))
 			return opt_error(&ctx, "--workload: '%s' is not built yet", name);
 	}
-	if (cls && cls->snapshots && !st->all)
-		st->named = cls->name;
 	if (!cls) {
 		list_mix(known, sizeof(known));
 		return opt_error(&ctx, "--workload: there is no workload '%s'; there are: %s", name,
@@ -151,16 +145,6 @@ static int add_to_mix(struct stress *st, const char *name)
 	}
 	st->mix[st->n_mix++] = cls;
 	return 0;
-}
-
-static void leave_out_snapshots(struct stress *st)
-{
-	unsigned n = 0;
-
-	for (unsigned k = 0; k < st->n_mix; k++)
-		if (!st->mix[k]->snapshots)
-			st->mix[n++] = st->mix[k];
-	st->n_mix = n;
 }
 
 static int parse_mix(struct stress *st, const char *list)
@@ -316,14 +300,6 @@ static int parse(struct stress *st, int argc, char **argv)
 				 argv[optind]);
 	if (!st->n_mix)
 		add_to_mix(st, "all");
-	if (st->s.swap_path && st->named)
-		return opt_error(
-			&ctx,
-			"--swap: a pool with a swap file takes no snapshots, which workload "
-			"'%s' does; leave out one of the two",
-			st->named);
-	if (st->s.swap_path)
-		leave_out_snapshots(st);
 	if (!st->s.block_bytes) {
 		st->s.block_bytes = VAC_BLOCK_BYTES_MIN;
 		while (st->s.block_bytes * 2 * DEFAULT_BLOCKS <= st->s.pool_bytes &&

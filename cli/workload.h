@@ -51,7 +51,6 @@ struct wl_class {
 	const char *what; /* one line for --help */
 	enum wl_latency latency;
 	unsigned threads_min; /* it makes no sense with fewer; 0: none */
-	bool snapshots;       /* it takes some, which a pool with a swap file refuses */
 	/* Map and fill the group's memory, of about g->bytes where the class can use any amount.
 	 * 0 or a negative errno value, with a message printed. */
 	int (*prepare)(struct wl_group *g);

@@ -125,11 +125,13 @@
  *   the pinning space's own first.
  * - A snapshot that is read costs a fault for each pageblock (or run of it that lies together), and host mappings
  *   only where it is touched.
- * - A write needs memory for the copy: where there is none it is SIGBUS, as for a page touched first.
+ * - A write needs memory for the copy: where there is none it is SIGBUS, as for a page touched first. With a
+ *   swap file there is: something else is written out.
  * - Under the SIGSEGV guard the memory is read-only for as long as the call takes, pinned or not: a system
  *   call of another thread that writes there at that moment answers EFAULT, and may be made again.
- * - Snapshots and swap do not go together in one pool yet: vac_space_snapshot() answers -EOPNOTSUPP where a
- *   swap file is or was in use.
+ * - What is in the swap file when a snapshot is taken stays there, once for all who share it, until somebody
+ *   touches it. What is locked into memory (vac_lock()) is not locked in the snapshot; but as long as the two
+ *   share it, it stays for both.
  * - Memory handed to the kernel without vac_pin(): what such a transfer writes belongs to whoever keeps the
  *   frame, the oldest space. A pipe that was filled from a snapshot by vmsplice() without a pin may show
  *   what is written after the snapshot has gone.
@@ -361,11 +363,8 @@ struct vac_swap_opts {
  * It takes the room that it needs as it is written, if it is sparse: then running out of room is an error
  * in writing, as above. So is writing to a file that somebody has made shorter.
  *
- * A pool that has had a swap file takes no snapshots, and one that has taken a snapshot no swap file: what
- * several spaces share is not swapped yet.
- *
  * -EINVAL (too short, not such a file), -EBUSY (one is in use), -EBADF, -EMFILE, -ENOMEM, -EOPNOTSUPP (no
- * swap here; or snapshots have been taken).
+ * swap here).
  */
 int vac_swap_on(struct vac_pool *pool, const struct vac_swap_opts *opts);
 
@@ -624,9 +623,8 @@ struct vac_snapshot_opts {
  * vac_space_destroy(), before or after `space` does.
  *
  * opts may be NULL. Any thread. -EINVAL (opts), -ENOMEM (addresses, host mappings; or memory to copy
- * what is pinned: nothing has changed), -ENOSPC (4096 spaces exist), -EOVERFLOW (a page is shared by half
- * a million already), -EOPNOTSUPP (the pool has had a swap file: see vac_swap_on()), -EPERM (after
- * fork).
+ * what is pinned, with swap too if no more of it can be made: nothing has changed), -ENOSPC (4096 spaces
+ * exist), -EOVERFLOW (a page is shared by half a million already), -EPERM (after fork).
  */
 int vac_space_snapshot(struct vac_space *space, const struct vac_snapshot_opts *opts,
 		       struct vac_space **snapshot);
@@ -695,7 +693,8 @@ int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice 
 
 /*
  * Bring a range in, and keep it out of swap from now on; it may still move. Every page of it must be mapped.
- * Locks do not add up: one vac_unlock() ends it, as does unmapping. -ENOMEM: not mapped, or not enough
+ * Locks do not add up: one vac_unlock() ends it, as does unmapping. They hold for this space: a snapshot of it
+ * has none. A write to what it shares still takes a copy, which needs memory at that moment. -ENOMEM: not mapped, or not enough
  * memory; then nothing of the range is locked, though what was brought in is there. -EIO, -EINVAL.
  */
 int vac_lock(struct vac_space *space, void *addr, size_t len);

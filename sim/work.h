@@ -49,8 +49,7 @@ struct page {
 	bool mapped;
 	bool locked; /* perhaps: somebody has tried, and it was not surely undone */
 	uint8_t prot;
-	uint32_t gen;  /* goes up when what is there is dropped */
-	bool dropping; /* a call that drops it has begun, and not ended */
+	uint32_t gen; /* odd: it is being dropped, and may be there or not */
 	uint64_t word[WORDS];
 	/* Bit set: written by a device without a pin where the host does not tell who holds a page. Until
 	 * the block that it went to has been certified, the word may be what it was. */
@@ -155,6 +154,13 @@ bool work_pinnable(struct writer *t, uint32_t first, uint32_t n, bool write);
 void work_dropped(struct writer *t, uint32_t first, uint32_t n);
 void work_writer(void *arg);
 void work_queue(void *arg);
+
+/* ---- work_swap.c: for workloads that may have a disk ---- */
+void work_disk_draw(void);
+void work_disk_on(uint64_t pages); /* before any block is there */
+void work_swapper(void *arg);      /* a thread */
+void work_lock_pages(struct writer *t);
+void work_swap_calm(void);
 
 /* ---- workload.c ---- */
 void work_every_block_leaves(void);

@@ -116,12 +116,16 @@ bool work_pinnable(struct writer *t, uint32_t first, uint32_t n, bool write)
  * and may fail to, for as long as calls fail. */
 int work_dma_get(uint64_t addr, bool write, struct sim_dma *d)
 {
+	bool starved;
 	int r;
 
-	do
+	for (;;) {
+		starved = work_may_starve();
 		r = sim_dma_get(addr, write, d);
-	while (work_excused(r, work_may_starve()));
-	return r;
+		if (!work_excused(r, starved))
+			return r;
+		sim_sleep(10000); /* for those who hold what the host is short of */
+	}
 }
 
 static int pin(struct writer *t, uint32_t first, uint32_t n, unsigned flags, uint64_t *handle)
@@ -274,10 +278,17 @@ static void nested_pins(struct writer *t)
 
 /* ---- Changing mappings ------------------------------------------------------------------------ */
 
+/* Begins to be dropped, or has been, or is not. */
+static void dropping(struct writer *t, uint32_t first, uint32_t n)
+{
+	for (uint32_t p = first; p < first + n; p++)
+		t->page[p].gen++;
+}
+
 void work_dropped(struct writer *t, uint32_t first, uint32_t n)
 {
 	for (uint32_t p = first; p < first + n; p++) {
-		t->page[p].gen++;
+		t->page[p].gen += 2;
 		t->page[p].late = 0;
 		memset(t->page[p].word, 0, sizeof(t->page[p].word));
 	}
@@ -290,13 +301,6 @@ static bool locked(const struct writer *t, uint32_t first, uint32_t n)
 	for (uint32_t p = first; p < first + n; p++)
 		any |= t->page[p].locked;
 	return any;
-}
-
-/* The call may have had its effect at any moment between the two. */
-static void dropping(struct writer *t, uint32_t first, uint32_t n, bool yes)
-{
-	for (uint32_t p = first; p < first + n; p++)
-		t->page[p].dropping = yes;
 }
 
 static void change_mapping(struct writer *t, enum op op)
@@ -336,9 +340,9 @@ static void change_mapping(struct writer *t, enum op op)
 		}
 		break;
 	case OP_UNMAP:
-		dropping(t, first, n, true);
+		dropping(t, first, n);
 		r = vac_unmap(world.space, work_ptr(a), n * PAGE);
-		dropping(t, first, n, false);
+		dropping(t, first, n);
 		sim_note("unmap %#llx+%u: %d", (unsigned long long)a, n, r);
 		if (work_refused(r))
 			break;
@@ -348,9 +352,9 @@ static void change_mapping(struct writer *t, enum op op)
 			t->page[p].mapped = t->page[p].locked = false;
 		break;
 	case OP_DONTNEED:
-		dropping(t, first, n, true);
+		dropping(t, first, n);
 		r = vac_advise(world.space, work_ptr(a), n * PAGE, VAC_ADV_DONTNEED);
-		dropping(t, first, n, false);
+		dropping(t, first, n);
 		sim_note("drop %#llx+%u: %d", (unsigned long long)a, n, r);
 		if (work_refused(r) || (r == -EINVAL && locked(t, first, n)))
 			break;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Snapshots of the space that everybody works on: what one shows is of one instant, stays as it is, and
- * is its owner's alone; and one of a snapshot that nobody else writes shows exactly the same.
+ * is its owner's alone; and one of a snapshot that nobody else writes shows exactly the same. In half of
+ * the worlds there is not nearly enough memory for it, and a disk that fails, and comes and goes.
  */
 #include <string.h>
 
@@ -22,6 +23,7 @@ struct shot {
 static struct shot shots[SNAPPERS][2];
 static int busy, next; /* snappers that have a snapshot; their numbers */
 static bool pause;     /* no new ones */
+static bool swaps;     /* this world has a disk */
 
 static uint32_t pages(void)
 {
@@ -56,7 +58,7 @@ static void look(struct shot *s, uint32_t p, uint32_t i)
 
 	sim_note("load %#llx: %d, %#llx", (unsigned long long)addr_of(s, p, i), r,
 		 (unsigned long long)v);
-	if (r == -ENOMEM && starved)
+	if (work_excused(r, starved))
 		return;
 	if (r == -EFAULT)
 		v = UINT64_MAX;
@@ -78,7 +80,7 @@ static void change(struct shot *s, uint32_t p, uint32_t i)
 
 	sim_note("store %#llx: %d, %#llx", (unsigned long long)addr_of(s, p, i), r,
 		 (unsigned long long)v);
-	work_must(r == 0 || r == -EFAULT || (r == -ENOMEM && starved), SIM_CONTENT,
+	work_must(r == 0 || r == -EFAULT || work_excused(r, starved), SIM_CONTENT,
 		  "a store to a snapshot", r);
 	if (r == 0) {
 		if (s->unmapped[p])
@@ -116,7 +118,7 @@ static void pin(struct shot *s, uint32_t p, bool write)
 	int r = vac_pin(s->space, work_ptr(addr_of(s, p, 0)), PAGE, write ? VAC_PIN_WRITE : 0,
 			"snapshot", &handle);
 
-	work_must(r == 0 || r == -EFAULT || (r == -ENOMEM && starved), SIM_CONTENT,
+	work_must(r == 0 || r == -EFAULT || work_excused(r, starved), SIM_CONTENT,
 		  "a pin of a snapshot", r);
 	if (r < 0)
 		return;
@@ -140,6 +142,25 @@ static void pin(struct shot *s, uint32_t p, bool write)
 	vac_unpin(world.pool, handle);
 }
 
+/* What is locked into memory stays there, whoever else shows it and has not locked it. */
+static void lock(struct shot *s, uint32_t p)
+{
+	struct vac_page_info info = VAC_INIT(struct vac_page_info);
+	void *at = work_ptr(addr_of(s, p, 0));
+	bool starved = work_may_starve();
+	int r = vac_lock(s->space, at, PAGE);
+
+	work_must(r == 0 || r == -ENOMEM || work_excused(r, starved), SIM_CONTENT,
+		  "a lock in a snapshot", r);
+	for (uint64_t n = r == 0 ? sim_below(3) : 0; n; n--) {
+		sim_sleep(sim_below(50000));
+		r = vac_page_info(s->space, at, &info);
+		if (r == 0 && info.present == 3)
+			sim_fail(SIM_CONTENT, "a page that is locked into memory is out");
+	}
+	vac_unlock(s->space, at, PAGE);
+}
+
 /*
  * One instant: what a writer had written before the call began is there; nothing is that it began to
  * write after the call had ended. What devices wrote, and what was dropped meanwhile, is not judged.
@@ -150,12 +171,6 @@ struct before {
 };
 static struct before befores[SNAPPERS];
 
-/* What may be dropped at this moment has no generation, and another one each time it is asked. */
-static uint32_t generation(const struct page *m, uint32_t none)
-{
-	return m->dropping ? none : m->gen;
-}
-
 static void remember(struct before *b)
 {
 	for (int w = 0; w < world.nr_writers; w++) {
@@ -163,7 +178,7 @@ static void remember(struct before *b)
 			struct page *m = &world.writer[w].page[p];
 
 			memcpy(b->word[(uint32_t)w * REGION_PAGES + p], m->word, sizeof(m->word));
-			b->gen[(uint32_t)w * REGION_PAGES + p] = generation(m, UINT32_MAX);
+			b->gen[(uint32_t)w * REGION_PAGES + p] = m->gen;
 		}
 	}
 }
@@ -176,7 +191,7 @@ static void judge(struct shot *s, const struct before *b, const uint64_t *last, 
 
 	look(s, p, i);
 	v = s->word[p][i];
-	if (!s->known[p][i] || v == UINT64_MAX || gen[p] != b->gen[p])
+	if (!s->known[p][i] || v == UINT64_MAX || gen[p] != b->gen[p] || gen[p] % 2)
 		return;
 	if (v < old || v > ((uint64_t)(w + 1) << 48 | last[w]))
 		sim_fail(SIM_CONTENT, "a snapshot's page %u word %u: %#llx, was %#llx before it", p,
@@ -196,6 +211,8 @@ static void use(struct shot *s, uint64_t n)
 		case 4:
 			if (sim_one_in(3))
 				drop(s, p);
+			else if (swaps)
+				lock(s, p);
 			break;
 		default: look(s, p, i);
 		}
@@ -230,8 +247,7 @@ static void round_of(int me)
 	for (int w = 0; w < world.nr_writers; w++)
 		last[w] = world.writer[w].seq;
 	for (uint32_t p = 0; p < pages(); p++)
-		gen[p] = generation(&world.writer[p / REGION_PAGES].page[p % REGION_PAGES],
-				    UINT32_MAX - 1);
+		gen[p] = world.writer[p / REGION_PAGES].page[p % REGION_PAGES].gen;
 	for (uint64_t n = 10 + sim_below(30); n; n--) {
 		uint32_t page = (uint32_t)sim_below(pages());
 
@@ -279,6 +295,20 @@ static void snapper(void *arg)
 	}
 }
 
+static enum op pick(enum op drawn)
+{
+	return swaps && sim_one_in(16) ? OP_OWN : drawn;
+}
+
+/* The third member of the family of threads: takes the disk away and gives it back. */
+static void more(void *arg)
+{
+	if (next < SNAPPERS)
+		snapper(arg);
+	else if (swaps)
+		work_swapper(arg);
+}
+
 static void draw(void)
 {
 	for (int i = OP_ADD; i < OP_OWN; i++)
@@ -290,6 +320,28 @@ static void draw(void)
 	world.pool_flags_on = sim_one_in(2) ? VAC_POOL_COMPACT : 0;
 	busy = next = 0;
 	pause = false;
+	swaps = sim_one_in(2);
+	if (!swaps)
+		return;
+	world.spare = (uint32_t)sim_below(3);
+	world.nr_queues = (int)sim_below(2);
+	work_disk_draw();
+}
+
+/* Half of what is needed, but room for what may be pinned at once, and copied because of that; and a disk
+ * that holds all of it three times, or for not much more than once. */
+static void size(uint32_t *pbs, uint64_t *need)
+{
+	uint64_t least = 2 + (uint64_t)world.nr_writers;
+
+	if (!swaps)
+		return;
+	if (pbs && *pbs > 2)
+		*pbs = 2;
+	if (!need)
+		return;
+	work_disk_on(*need * VAC__PB_PAGES * (sim_one_in(3) ? 1 : 3) + 32);
+	*need = *need / 2 > least ? *need / 2 : least;
 }
 
 /* From now on nobody may be refused memory, and blocks must be able to leave. */
@@ -298,13 +350,18 @@ static void calm(void)
 	pause = true;
 	while (busy)
 		sim_sleep(50000);
+	if (swaps)
+		work_swap_calm();
 }
 
 const struct work_kind work_snapshot = {
 	.name = "snapshot",
 	.draw = draw,
-	.more = snapper,
+	.pick = pick,
+	.own = {work_lock_pages},
+	.size = size,
+	.more = more,
 	.more_name = "snapper",
-	.nr_more = SNAPPERS,
+	.nr_more = SNAPPERS + 1,
 	.calm = calm,
 };

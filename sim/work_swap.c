@@ -17,8 +17,28 @@ static int disk_on(void)
 	return vac_swap_on(world.pool, &o);
 }
 
+void work_disk_on(uint64_t pages)
+{
+	int r;
+
+	disk_pages = pages < VAC__SWAP_SLOTS_MAX ? pages : VAC__SWAP_SLOTS_MAX;
+	r = disk_on();
+	work_must(r == 0, SIM_CONTENT, "a swap on", r);
+}
+
+void work_disk_draw(void)
+{
+	world.tight = world.offline_swaps = true;
+	world.faults.disk_slow = sim_one_in(2) ? 30000 : 0;
+	if (world.cfg.faults) {
+		world.faults.disk_read = sim_one_in(2) ? 12 : 0;
+		world.faults.disk_write = sim_one_in(2) ? 12 : 0;
+	}
+	swapping = false;
+}
+
 /* Takes the disk away and gives it back, as far as memory reaches. */
-static void swapper(void *arg)
+void work_swapper(void *arg)
 {
 	int r;
 
@@ -41,7 +61,7 @@ static void swapper(void *arg)
 }
 
 /* Kept out of swap for a while, or not any more: what is there does not change. */
-static void lock_pages(struct writer *t)
+void work_lock_pages(struct writer *t)
 {
 	uint32_t n = 1 + (uint32_t)sim_below(4), first = (uint32_t)sim_below(REGION_PAGES - n);
 	bool on = sim_one_in(2) && !world.calm, starved = work_may_starve();
@@ -98,13 +118,7 @@ static void draw(void)
 		world.ops_off |= (uint32_t)sim_one_in(3) << i;
 	world.nr_queues = (int)sim_below(2);
 	world.steps_left *= 2;
-	world.tight = world.offline_swaps = true;
-	world.faults.disk_slow = sim_one_in(2) ? 30000 : 0;
-	if (world.cfg.faults) {
-		world.faults.disk_read = sim_one_in(2) ? 12 : 0;
-		world.faults.disk_write = sim_one_in(2) ? 12 : 0;
-	}
-	swapping = false;
+	work_disk_draw();
 	world.pool_flags_on = sim_one_in(3) ? VAC_POOL_COMPACT : 0;
 }
 
@@ -112,20 +126,17 @@ static void draw(void)
 static void size(uint32_t *pbs, uint64_t *need)
 {
 	uint64_t least = 2 + (uint64_t)world.nr_writers;
-	int r;
 
 	if (pbs && *pbs > 2)
 		*pbs = 2;
 	if (!need)
 		return;
-	disk_pages = *need * VAC__PB_PAGES + 32;
+	work_disk_on(*need * VAC__PB_PAGES + 32);
 	*need = *need / 3 > least ? *need / 3 : least;
-	r = disk_on();
-	work_must(r == 0, SIM_CONTENT, "a swap on", r);
 }
 
 /* What is locked into memory may be more than there is. */
-static void calm(void)
+void work_swap_calm(void)
 {
 	while (swapping)
 		sim_sleep(100000);
@@ -136,15 +147,27 @@ static void calm(void)
 				   PAGE);
 }
 
+/* Nothing is ever shared here: the mark that says so goes with a page wherever it goes. */
+static void never_shared(void)
+{
+	struct vac_pool_stats st = VAC_INIT(struct vac_pool_stats);
+
+	vac_pool_stats(world.pool, &st);
+	if (st.cow_copies || st.cow_reuses)
+		sim_fail(SIM_CONTENT, "%llu pages taken for shared",
+			 (unsigned long long)(st.cow_copies + st.cow_reuses));
+}
+
 const struct work_kind work_swap = {
 	.name = "swap",
 	.draw = draw,
 	.pick = pick,
-	.own = {lock_pages, cool},
+	.own = {work_lock_pages, cool},
 	.size = size,
 	.begin = touch_all,
-	.more = swapper,
+	.more = work_swapper,
 	.more_name = "swapper",
 	.nr_more = 1,
-	.calm = calm,
+	.calm = work_swap_calm,
+	.rest = never_shared,
 };

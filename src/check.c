@@ -7,7 +7,9 @@
  *		and what is exclusive is shown by one space
  *	I6      nothing of an isolated or offline pageblock is on a free list
  *	I9      lists, pageblock counters and pool counters agree; the map count of every folio is the
- *		number of present entries that name it; at rest nobody holds a reference
+ *		number of present entries that name it, and the count of every slot of the swap file the
+ *		number of those, in all spaces of the family, that name that; at rest nobody holds a
+ *		reference but the swap cache
  *
  * plus the page table's own: an entry names a used frame of its size, which names it back; host
  * mappings are booked as they are.
@@ -18,6 +20,7 @@
 #include "internal.h"
 
 #define EXCLUSIVE (UINT32_C(1) << 31) /* in a count of entries: one of them says so */
+#define ENTRIES (~EXCLUSIVE)
 
 struct check {
 	struct vac_pool *pool;
@@ -65,6 +68,8 @@ static int check_entry(struct check *c, struct vac_space *s, uint32_t page, uint
 			return bad(c, "space %u page %u: an entry outside every mapping", s->id,
 				   page);
 		c->slot[pfn]++;
+		if (e & VAC__E_EXCL)
+			c->slot[pfn] |= EXCLUSIVE;
 		return 0;
 	}
 	if (!vac__e_present(e))
@@ -74,6 +79,9 @@ static int check_entry(struct check *c, struct vac_space *s, uint32_t page, uint
 	if ((e & VAC__E_WRITE) && (e & VAC__E_EXCL) && (kind(c, pfn) & VAC__F_CLEAN))
 		return bad(c, "space %u page %u: pfn %u may be written, and counts as clean", s->id,
 			   page, pfn);
+	if ((e & VAC__E_CLEAN) && (!(e & VAC__E_EXCL) || (e & VAC__E_WRITE)))
+		return bad(c, "space %u page %u: entry %#llx withholds writing", s->id, page,
+			   (unsigned long long)e);
 	if ((kind(c, pfn) & VAC__F_KIND) != (huge ? VAC__F_HEAD : VAC__F_BASE))
 		return bad(c, "space %u page %u: pfn %u has flags %#x, wanted a %s folio", s->id,
 			   page, pfn, kind(c, pfn), huge ? "huge" : "base");
@@ -152,11 +160,15 @@ static int check_used(struct check *c, uint32_t pfn)
 			return bad(c, "pfn %u: the swap cache does not know it", pfn);
 		if (vac__w_map(w) == 0 && c->slot[slot] == 0)
 			return bad(c, "pfn %u: in the swap cache for nobody", pfn);
+		if ((c->map[pfn] & EXCLUSIVE && c->slot[slot]) ||
+		    (c->slot[slot] & EXCLUSIVE && c->map[pfn]))
+			return bad(c, "pfn %u: exclusive, and shared with entries for slot %u", pfn,
+				   slot);
 		if (kind(c, pfn) & VAC__F_READING)
 			return bad(c, "pfn %u: is being read at rest", pfn);
 		c->cached++;
 	}
-	map = c->map[pfn] & ~EXCLUSIVE;
+	map = c->map[pfn] & ENTRIES;
 	if (vac__w_map(w) != map)
 		return bad(c, "pfn %u: map count %u, %u entries", pfn, vac__w_map(w), map);
 	if (c->map[pfn] & EXCLUSIVE && map > 1)
@@ -293,9 +305,12 @@ static int check_slots(struct check *c)
 	for (uint32_t i = 0; i < sw->nr_slots; i++) {
 		uint32_t n = vac__ld(&sw->slot[i].count), of = vac__ld(&sw->slot[i].cache);
 
-		if ((n & ~VAC__SLOT_BAD) != c->slot[i])
+		if ((n & ~VAC__SLOT_BAD) != (c->slot[i] & ENTRIES))
 			return bad(c, "slot %u: counts %u entries, %u name it", i,
-				   n & ~VAC__SLOT_BAD, c->slot[i]);
+				   n & ~VAC__SLOT_BAD, c->slot[i] & ENTRIES);
+		if (c->slot[i] & EXCLUSIVE && (c->slot[i] & ENTRIES) > 1)
+			return bad(c, "slot %u: exclusive, and named by %u", i,
+				   c->slot[i] & ENTRIES);
 		if (of && vac__swap_slot(c->pool, of - 1) != i)
 			return bad(c, "slot %u: pfn %u does not know it", i, of - 1);
 		cached += of != 0;

@@ -3,9 +3,10 @@
  * Copy-on-write: a page of a folio that several spaces show is wanted for oneself, to be written or to be
  * pinned.
  *
- * Who else is there is decided by the map count, never by references: an offline that has picked the
- * folio, or a swap cache, is no reason to copy, and a pin never was there (Hugh Dickins, "Changing COW
- * detection to be memory hotplug friendly", Feb 2005). One entry is left: the folio is ours as it is.
+ * Who else is there is decided by the map count, and by how many entries name the folio's slot in the swap
+ * file, never by references: an offline that has picked the folio, or the swap cache, is no reason to
+ * copy, and a pin never was there (Hugh Dickins, "Changing COW detection to be memory hotplug friendly",
+ * Feb 2005). One entry is left: the folio is ours as it is.
  * More: whoever is the oldest space of the family keeps the frame, and the others get a copy of the old
  * bytes, so that a program's own memory stays where it is, linear, under its transfers; any other
  * space takes a copy for itself.
@@ -17,6 +18,8 @@
  *    snapshot.c, and new entries for a folio appear only there. With the folio lock and the space's
  *    lock for read, "map count 1, and it is ours" therefore stays true;
  *  - a copy is locked until all who share it show it: before, its map count says too little;
+ *  - a slot of the swap file goes with the old bytes: where we keep the frame, the copy takes its place in
+ *    the swap cache, and the entries that name the slot find the copy there;
  *  - nobody writes the frame that is kept before every other entry, and the host, show the copy.
  *
  * Locks: the space's for read and the folios' of the window throughout, the first of which the caller
@@ -129,16 +132,19 @@ static void window(struct cow *c, const struct vac__vma *v)
  * it looks again, and finds it changed. */
 static bool alone(const struct cow *c, uint32_t pfn)
 {
-	return vac__w_map(vac__ld(&vac__frame(c->pool, pfn)->word)) == 1;
+	return vac__w_map(vac__ld(&vac__frame(c->pool, pfn)->word)) == 1 &&
+	       vac__swap_users(c->pool, pfn) == 0;
 }
 
 static void let_go(struct cow *c, uint32_t i)
 {
 	if (c->dst[i] != VAC__NO_PFN) {
+		vac__swap_settle(c->pool, c->dst[i]);
 		vac__folio_unlock(c->pool, c->dst[i]);
 		vac__folio_put(c->pool, c->dst[i], VAC__W_REF);
 	}
 	if (c->src[i] != VAC__NO_PFN) {
+		vac__swap_settle(c->pool, c->src[i]);
 		vac__folio_unlock(c->pool, c->src[i]);
 		vac__folio_put(c->pool, c->src[i], VAC__W_REF);
 	}
@@ -195,10 +201,15 @@ static int allocate(struct cow *c)
 
 		if (vac__e_present(e) && vac__e_pfn(e) == c->src[at])
 			break;
+		if (vac__e_swap(e) && vac__e_pfn(e) == vac__swap_slot(c->pool, c->src[at]))
+			break;
 	}
 	if (!t || !c->push)
 		t = c->s;
-	for (uint32_t i = 0; i < c->n && r == 0; i++) {
+	/* The one that is wanted first: its neighbours are not to take the last frame. */
+	for (uint32_t k = 0; k < c->n && r == 0; k++) {
+		uint32_t i = k == 0 ? at : k - (k <= at);
+
 		if (c->src[i] == VAC__NO_PFN || alone(c, c->src[i]))
 			continue;
 		r = c->step > 1 ? vac__huge_alloc(c->pool, false, &c->dst[i])
@@ -296,6 +307,14 @@ static int give_copies(struct cow *c)
 	struct vac__rwlock *lock = &c->pool->families[c->s->family].lock;
 	int r = 0;
 
+	/* Both are locked: who is sent to the slot by his entry waits. */
+	for (uint32_t i = 0; i < c->n; i++) {
+		if (c->dst[i] == VAC__NO_PFN || !vac__swapcache(c->pool, c->src[i]))
+			continue;
+		vac__swap_cache_move(c->pool, c->src[i], c->dst[i]);
+		vac__folio_put(c->pool, c->src[i], VAC__W_REF);
+	}
+	VAC__SYNC("cow_slot_moved", c->pfn);
 	vac__rdlock(lock, VAC__RANK_RMAP);
 	for (struct vac_space *t = vac__rmap_first(c->pool, c->s->family); t && r == 0;
 	     t = t->next_in_family)
@@ -321,6 +340,8 @@ static int take(struct cow *c)
 		if (!p)
 			continue;
 		if (c->dst[i] == VAC__NO_PFN || c->push) {
+			if (e & VAC__E_WRITE)
+				vac__swap_own(pool, c->src[i]);
 			vac__xchg(p, e | VAC__E_EXCL);
 			if (c->dst[i] == VAC__NO_PFN)
 				vac__stat_add(&pool->c.cow_reuses, 1);
@@ -343,10 +364,11 @@ static int take(struct cow *c)
 
 static int finish(struct cow *c)
 {
-	bool sharers = false;
+	bool sharers = false, copied = false;
 	int r = allocate(c);
 
 	if (r == 0) {
+		copied = true;
 		copy(c);
 		for (uint32_t i = 0; i < c->n; i++)
 			sharers |= c->dst[i] != VAC__NO_PFN;
@@ -357,7 +379,7 @@ static int finish(struct cow *c)
 		r = take(c);
 	for (uint32_t i = 0; i < c->n; i++)
 		let_go(c, i);
-	return r;
+	return r == -ENOMEM && copied ? -ENOBUFS : r;
 }
 
 /* A huge folio is cut, unless host mappings are short: then all of it is copied. So it is if somebody has
@@ -371,7 +393,7 @@ static int unshare_huge(struct cow *c, bool whole)
 	r = vac__split(c->pool, c->pfn);
 	if (r == -EBUSY) {
 		r = finish(c);
-		return r == -ENOMEM ? -EBUSY : r;
+		return r == -ENOMEM || r == -ENOBUFS ? -EBUSY : r;
 	}
 	let_go(c, 0);
 	return r == -ENOENT || r == 0 ? -EAGAIN : r;
@@ -380,8 +402,8 @@ static int unshare_huge(struct cow *c, bool whole)
 /*
  * Make `page` of a space, of which the caller holds the lock for read, exclusive. It is shown by the folio
  * pfn, whose lock and one reference the caller hands over. 0: done, and the host shows it as the entry
- * allows; -EAGAIN: look again; -EBUSY: look again when others have made progress; -ENOMEM: nothing has
- * changed.
+ * allows; -EAGAIN: look again; -EBUSY: look again when others have made progress; -ENOMEM: no frame, nothing
+ * has changed; -ENOBUFS: the host has no mapping to spare.
  */
 int vac__unshare(struct vac_space *s, const struct vac__vma *v, uint32_t page, uint32_t pfn)
 {

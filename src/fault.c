@@ -86,6 +86,10 @@ static enum look look(struct vac_space *s, uint32_t page, unsigned access, uint3
 					       [VAC__SWAP_READ] = LOOK_SWAP};
 
 		l = as[vac__swap_look(s, page, access, pfn, ticket, err)];
+		/* It is mapped, and shared: what was asked for is more. */
+		if (l == LOOK_DONE && *err == 0 && !(e & VAC__E_EXCL) &&
+		    (access & (VAC__WRITE | VAC__UNSHARE)))
+			l = LOOK_AGAIN;
 	}
 	vac__ptl_unlock(s, vpb);
 	return l;
@@ -152,20 +156,21 @@ static int fill_base(struct vac_space *s, const struct vac__vma *v, uint32_t pag
 {
 	uint32_t vpb = page >> VAC__PB_ORDER;
 	uint32_t pfns[VAC__PB_PAGES];
-	int r = 0, err = 0;
+	int r, err;
 
+	/* Its neighbours are not to take the last frame. */
+	err = vac__base_alloc(s->pool, s, page, &pfns[page - lo]);
+	if (err < 0)
+		return err;
 	/* We hold the vpb's fault lock: an empty slot stays empty but for an unmap, which waits for
 	 * the space's lock. */
 	for (uint32_t p = lo; p < hi; p++) {
 		uint32_t *pfn = &pfns[p - lo];
 
-		*pfn = VAC__NO_PFN;
-		if (vac__entry_get(s, p) != 0)
-			continue;
-		r = vac__base_alloc(s->pool, s, p, pfn);
-		if (r < 0 && p == page)
-			err = r;
-		if (r == 0)
+		if (p != page)
+			*pfn = VAC__NO_PFN;
+		if (p == page ||
+		    (vac__entry_get(s, p) == 0 && vac__base_alloc(s->pool, s, p, pfn) == 0))
 			memset(vac__frame_addr(s->pool, *pfn), 0, VAC_PAGE_BYTES);
 	}
 	vac__ptl_lock(s, vpb);
@@ -248,10 +253,12 @@ static void wait_progress(struct vac_pool *pool)
 int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 {
 	bool released = false, alone = false;
+	uint32_t kept = VAC__NO_PFN; /* what we need in memory, until we have looked again */
 
 	for (;;) {
 		uint32_t pfn = 0, ticket = 0;
 		const struct vac__vma *v;
+		uint64_t freed = vac__ld(&s->pool->nr_freed);
 		struct vac__swapin in;
 		enum look l;
 		int r = 0;
@@ -261,9 +268,14 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		if (!v || !(v->prot & (VAC_PROT_READ | VAC_PROT_WRITE)) ||
 		    ((access & VAC__WRITE) && !(v->prot & VAC_PROT_WRITE))) {
 			vac__rdunlock(&s->lock, VAC__RANK_SPACE);
+			if (kept != VAC__NO_PFN)
+				vac__folio_put(s->pool, kept, VAC__W_REF);
 			return -EFAULT;
 		}
 		l = look(s, page, access, &pfn, &ticket, &r);
+		if (kept != VAC__NO_PFN)
+			vac__folio_put(s->pool, kept, VAC__W_REF);
+		kept = VAC__NO_PFN;
 		if (l == LOOK_NONE)
 			r = fill(s, v, page);
 		else if (l == LOOK_SHARED)
@@ -279,7 +291,7 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		}
 		vac__rdunlock(&s->lock, VAC__RANK_SPACE);
 		if (l == LOOK_SWAP && r == 0)
-			r = vac__swapin_read(s->pool, &in);
+			r = vac__swapin_read(s->pool, &in, &kept);
 		if (l == LOOK_SHARED && r == -EBUSY)
 			wait_progress(s->pool);
 		if (l == LOOK_AGAIN || (l == LOOK_LOST && r == 0) ||
@@ -287,8 +299,9 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 		    (l == LOOK_SHARED && (r == -EAGAIN || r == -EBUSY)))
 			continue;
 		/* What was dropped under a foreign holder, which may have been the kernel's own for a
-		 * moment, is memory too once it has let go. */
-		if (r == -ENOMEM && !released && vac__ld(&s->pool->nr_quar)) {
+		 * moment, is memory too once it has let go. Where a frame was there, and the host
+		 * would not show it, that does not help. */
+		if (r == -ENOMEM && l != LOOK_DONE && !released && vac__ld(&s->pool->nr_quar)) {
 			released = true;
 			/* One that pins may hold what whoever works on blocks is waiting for. */
 			if (vac__quarantine_try(s->pool, access & VAC__UNSHARE
@@ -296,12 +309,20 @@ int vac__fault_in(struct vac_space *s, uint32_t page, unsigned access)
 								 : vac__gate_deadline(s->pool)))
 				continue;
 		}
-		if ((l == LOOK_NONE || l == LOOK_SWAP) && r == -ENOMEM &&
-		    (vac__reclaim(s->pool, 2 * VAC__SWAP_CLUSTER) || (l == LOOK_SWAP && !alone))) {
+		/* To make room for a copy by throwing out what is to be copied would never end. */
+		if (l == LOOK_SHARED && r == -ENOMEM &&
+		    vac__w_try_ref(&vac__frame(s->pool, pfn)->word) == 0)
+			kept = pfn;
+		if ((l == LOOK_NONE || l == LOOK_SWAP || l == LOOK_SHARED) && r == -ENOMEM &&
+		    (vac__reclaim(s->pool, 2 * VAC__SWAP_CLUSTER, freed) ||
+		     (l == LOOK_SWAP && !alone))) {
 			alone = true;
 			continue;
 		}
-		if (l == LOOK_NONE || l == LOOK_SWAP)
+		if (kept != VAC__NO_PFN)
+			vac__folio_put(s->pool, kept, VAC__W_REF);
+		kept = VAC__NO_PFN;
+		if (l == LOOK_NONE || l == LOOK_SWAP || l == LOOK_SHARED)
 			vac__reclaim_kick(s->pool);
 		if (r == -ENOBUFS)
 			r = -ENOMEM;

@@ -559,6 +559,7 @@ void vac__folio_free(struct vac_pool *pool, uint32_t pfn)
 	w = vac__xchg(&f->word, 0);
 	VAC__DEBUG_ASSERT(!(w & VAC__W_POISON));
 	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	count(&pool->nr_freed, 1);
 	kind = flags_of(pool, pfn) & VAC__F_KIND;
 	if (kind == VAC__F_HEAD) {
 		for (uint32_t i = 0; i < VAC__PB_PAGES; i++)
@@ -661,6 +662,7 @@ void vac__frames_release(struct vac_pool *pool, uint32_t pfn, uint32_t n)
 	vac__lock(&pool->zone, VAC__RANK_ZONE);
 	vac__st_rlx(&pb->nr_quar, (uint16_t)(vac__ld_rlx(&pb->nr_quar) - n));
 	count(&pool->nr_quar, -(int64_t)n);
+	count(&pool->nr_freed, 1);
 	for (uint32_t i = 0; i < n; i++) {
 		VAC__DEBUG_ASSERT(flags_of(pool, pfn + i) & VAC__F_QUAR);
 		free_base(pool, pfn + i);
@@ -696,6 +698,7 @@ void vac__frames_online(struct vac_pool *pool, uint32_t pfn, enum vac_zone zone)
 		vac__st(&vac__frame(pool, pfn + i)->word, 0);
 	}
 	count(&pool->nr_total, VAC__PB_PAGES);
+	count(&pool->nr_freed, 1);
 	free_chunk(pool, pfn, VAC__PB_ORDER);
 	vac__unlock(&pool->zone, VAC__RANK_ZONE);
 }
@@ -766,6 +769,7 @@ void vac__frames_unisolate(struct vac_pool *pool, uint32_t pfn)
 	relink(pool, pfn, true);
 	count(&pool->nr_free, pb->nr_free);
 	count(&pool->nr_isolated, -(int64_t)pb->nr_free);
+	count(&pool->nr_freed, 1);
 	vac__unlock(&pool->zone, VAC__RANK_ZONE);
 }
 

@@ -134,8 +134,9 @@ struct vac__free_list {
 #define VAC__E_HBLIND 8u /* shown, and page by page at that (the port's blind and reveal) */
 #define VAC__E_READ 0x10u
 #define VAC__E_WRITE 0x20u
-#define VAC__E_EXCL 0x40u  /* no other space shares the folio: only such folios are pinned */
-#define VAC__E_CLEAN 0x80u /* E_WRITE is withheld until the folio has given up its slot: swap.c */
+#define VAC__E_EXCL 0x40u /* no other space shares the folio: only such folios are pinned */
+#define VAC__E_CLEAN \
+	0x80u /* exclusive, but E_WRITE is withheld until the slot is given up: swap.c */
 #define VAC__E_HMAP 0x100u
 #define VAC__E_HREAD 0x200u
 #define VAC__E_HWRITE 0x400u
@@ -165,6 +166,12 @@ static inline bool vac__e_migration(uint64_t e)
 static inline bool vac__e_swap(uint64_t e)
 {
 	return (e & VAC__E_TYPE) == VAC__E_SWAP;
+}
+
+/* The rights of the mapping, what E_CLEAN withholds included. */
+static inline uint64_t vac__e_rights(uint64_t e)
+{
+	return (e & VAC__E_RIGHTS) | (e & VAC__E_CLEAN ? VAC__E_WRITE : 0);
 }
 
 struct vac__vma {
@@ -374,7 +381,6 @@ struct vac__swap {
 	_Atomic uint64_t front, back;
 	_Atomic uint32_t top;        /* blocks from here on were never online; hotplug lock */
 	_Atomic int64_t nr_inactive; /* folios in the cache that nothing maps; about */
-	_Atomic uint64_t freed;      /* frames, since the beginning */
 	_Atomic uint64_t acts;       /* times that something about that has changed */
 	_Atomic uint32_t busy;       /* calls that have folios in hand and will let go of them */
 	struct vac__event event;     /* one of those has ended, or memory was freed */
@@ -429,6 +435,7 @@ struct vac_pool {
 	struct vac__free_list resv;                       /* of pageblocks, through resv_next */
 	_Atomic uint64_t nr_total, nr_free, nr_resv, nr_isolated; /* written under zone */
 	_Atomic uint64_t nr_quar;                                 /* likewise */
+	_Atomic uint64_t nr_freed;   /* likewise: times that frames have become free */
 	_Atomic uint64_t nr_pb_free; /* likewise: whole pageblocks on the free lists */
 	uint32_t draining;           /* zone lock: the pageblock that compaction empties, or none */
 	_Atomic uint64_t nr_pb_huge, nr_pb_base;
@@ -440,9 +447,6 @@ struct vac_pool {
 	struct vac_space *_Atomic spaces[VAC__MAX_SPACES];
 	struct vac__family families[VAC__MAX_SPACES];
 	_Atomic uint32_t nr_spaces;
-	/* Guarded by spaces_lock. There has been a snapshot; there has been a swap file: never both, as
-	 * swap does not know yet what to do with folios that several spaces share. */
-	bool cloned, may_swap;
 	struct vac__mutex fault[64]; /* rank fault, by (space, vpb) */
 
 	_Atomic uint32_t holds; /* of control/: the pool cannot be closed meanwhile */
@@ -603,6 +607,7 @@ const struct vac__vma *vac__vma_find(const struct vac_space *s, uint32_t page);
 void vac__vma_insert(struct vac_space *s, uint32_t at, struct vac__vma v);
 void vac__vma_cut(struct vac_space *s, uint32_t page);
 void vac__vma_merge_around(struct vac_space *s, uint32_t first, uint32_t end);
+void vac__vma_inherit(struct vac_space *to, const struct vac_space *from);
 bool vac__vma_room(const struct vac_space *s);
 void vac__vma_remove(struct vac_space *s, uint32_t first, uint32_t end);
 bool vac__vma_covers(const struct vac_space *s, uint32_t first, uint32_t end);
@@ -648,6 +653,8 @@ bool vac__swap_insert(struct vac_pool *pool, uint32_t slot, uint32_t pfn, uint32
 		      uint32_t index);
 void vac__swap_drop_unlock(struct vac_pool *pool, uint32_t pfn);
 uint32_t vac__swap_users(struct vac_pool *pool, uint32_t pfn);
+void vac__swap_own(struct vac_pool *pool, uint32_t pfn);
+void vac__swap_settle(struct vac_pool *pool, uint32_t pfn);
 void vac__swap_dup(struct vac_pool *pool, uint32_t slot);
 void vac__swap_put(struct vac_pool *pool, uint32_t slot);
 void vac__swap_reap(struct vac_pool *pool, uint32_t slot);
@@ -677,7 +684,7 @@ struct vac__swapin {
 int vac__swapin_begin(struct vac_space *s, uint32_t page, bool alone, struct vac__swapin *in);
 int vac__swapin_fill(struct vac_pool *pool, struct vac_space *s, struct vac__swapin *in,
 		     uint32_t family, uint32_t index);
-int vac__swapin_read(struct vac_pool *pool, struct vac__swapin *in);
+int vac__swapin_read(struct vac_pool *pool, struct vac__swapin *in, uint32_t *kept);
 void vac__swapin_ask(struct vac_space *s, uint32_t first, uint32_t end);
 bool vac__swapin_step(struct vac_pool *pool);
 /* Slots that are read together, into memory that is not the pool's. */
@@ -691,7 +698,7 @@ int vac__swap_peek(struct vac_pool *pool, struct vac__peek *p, uint32_t slot, vo
 int vac__swap_peek_end(struct vac_pool *pool, struct vac__peek *p);
 
 /* ---- reclaim.c ---- */
-bool vac__reclaim(struct vac_pool *pool, uint32_t want);
+bool vac__reclaim(struct vac_pool *pool, uint32_t want, uint64_t seen_freed);
 uint32_t vac__reclaim_some(struct vac_pool *pool, uint32_t want, unsigned together);
 uint64_t vac__swap_room(struct vac_pool *pool);
 uint32_t vac__reclaim_pageblock(struct vac_pool *pool, uint32_t pfn);

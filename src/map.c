@@ -309,8 +309,7 @@ static bool can_cool(struct vac_pool *pool, uint64_t e)
  * As in reclaim.c: a pin of before is seen, and who pins later sees the entry. */
 static bool cool_entry(struct vac_pool *pool, vac__entry *slot, uint64_t e)
 {
-	vac__xchg(slot,
-		  e & ~(uint64_t)(VAC__E_HMAP | VAC__E_HREAD | VAC__E_HWRITE | VAC__E_HWATCH));
+	vac__xchg(slot, e & ~(uint64_t)VAC__E_HOST);
 	VAC__SYNC("cooled", vac__e_pfn(e));
 	if (vac__w_pins(vac__ld(&vac__frame(pool, vac__e_pfn(e))->word)) == 0)
 		return true;
@@ -656,9 +655,13 @@ static void zap_entry(struct vac_space *s, vac__entry *slot)
 	uint64_t e = vac__xchg(slot, 0);
 
 	if (vac__e_present(e)) {
-		uint32_t out = vac__swap_slot(s->pool, vac__e_pfn(e));
+		uint32_t pfn = vac__e_pfn(e), out = vac__swap_slot(s->pool, pfn);
 
-		vac__folio_put(s->pool, vac__e_pfn(e), VAC__W_MAP);
+		/* The last: the cache has it for entries that name the slot, or for nobody. */
+		if (out != VAC__NO_SLOT &&
+		    vac__w_map(vac__ld(&vac__frame(s->pool, pfn)->word)) == 1)
+			vac__add(&s->pool->swap.nr_inactive, 1);
+		vac__folio_put(s->pool, pfn, VAC__W_MAP);
 		if (out != VAC__NO_SLOT)
 			vac__swap_reap(s->pool, out);
 	} else if (vac__e_swap(e)) {
@@ -764,7 +767,7 @@ static void protect_entry(struct vac_space *s, vac__entry *slot, unsigned prot)
 
 	if (!vac__e_present(e) && !vac__e_swap(e))
 		return;
-	if (vac__e_present(e) && (prot & VAC_PROT_WRITE))
+	if (vac__e_present(e) && (e & VAC__E_EXCL) && (prot & VAC_PROT_WRITE))
 		vac__swap_written(s->pool, vac__e_pfn(e));
 	e = (e & ~(uint64_t)(VAC__E_READ | VAC__E_WRITE | VAC__E_CLEAN)) | rights(prot);
 	if (e & VAC__E_HMAP)

@@ -125,11 +125,10 @@ static bool add_to_cache(struct vac_pool *pool, struct out *o, unsigned n)
 
 /* ---- Unmapping --------------------------------------------------------------------------------- */
 
-/* The rights that a swap entry carries: what the mapping has, withheld ones included. */
+/* What a swap entry carries: the rights of the mapping, and whether it is its owner's alone. */
 static uint64_t carried(uint64_t e)
 {
-	return (e & (VAC__E_READ | VAC__E_WRITE | VAC__E_EXCL)) |
-	       (e & VAC__E_CLEAN ? VAC__E_WRITE : 0);
+	return vac__e_rights(e) | (e & VAC__E_EXCL);
 }
 
 static bool shows(struct vac_space *s, const struct out *o, uint64_t *e)
@@ -206,23 +205,38 @@ static unsigned unmap_run(struct vac_pool *pool, struct vac_space *s, struct out
 	return k;
 }
 
+/* What any space that shows it has locked into memory stays for all of them. A space with a folio of its own
+ * for the same page has no say in it. The family's lock is held, so no VMA changes. */
+static void spare_locked(struct vac_space *s, struct out *o, unsigned n)
+{
+	uint64_t e;
+
+	for (unsigned i = 0; i < n; i++) {
+		const struct vac__vma *v = vac__vma_find(s, o[i].index);
+
+		o[i].failed |= v && v->locked && shows(s, &o[i], &e);
+	}
+}
+
 /* Folios of one family and one pageblock of addresses, sorted. */
 static void unmap_group(struct vac_pool *pool, struct out *o, unsigned n)
 {
 	struct vac__rwlock *lock = &pool->families[o->family].lock;
 	uint32_t vpb = o->index >> VAC__PB_ORDER;
+	struct vac_space *s;
 	uint64_t e;
 
 	vac__rdlock(lock, VAC__RANK_RMAP);
-	for (struct vac_space *s = vac__rmap_first(pool, o->family); s; s = s->next_in_family) {
+	/* All are asked before any is unmapped. Who is about to show a folio that he has just filled in shows
+	 * it under his ptl. */
+	for (s = vac__rmap_first(pool, o->family); s && s->next_in_family; s = s->next_in_family)
+		if (vpb < s->next_in_family->vpbs)
+			spare_locked(s->next_in_family, o, n);
+	for (s = vac__rmap_first(pool, o->family); s; s = s->next_in_family) {
 		if (vpb >= s->vpbs)
 			continue;
-		for (unsigned i = 0; i < n; i++) {
-			const struct vac__vma *v = vac__vma_find(s, o[i].index);
-
-			o[i].failed |= v && v->locked;
-		}
 		vac__ptl_lock(s, vpb);
+		spare_locked(s, o, n);
 		for (unsigned i = 0, k; i < n; i += k) {
 			k = 1;
 			if (!o[i].failed && shows(s, &o[i], &e))
@@ -512,8 +526,6 @@ static unsigned back_step(struct vac_pool *pool, uint32_t first)
 
 	for (uint32_t i = first; i < first + CLUSTER; i++)
 		n += vac__swap_cache_free(pool, i);
-	if (n)
-		vac__add(&pool->swap.freed, n);
 	return n;
 }
 
@@ -661,13 +673,13 @@ void vac__reclaim_done(struct vac_pool *pool, bool did)
 }
 
 /*
- * There was no frame: make some. Nothing is held. True: it is worth another try. False: everything is pinned,
- * locked into memory or has no slot, and nobody is about to let go of anything.
+ * There was no frame: make some. Nothing is held; seen_freed is what nr_freed was before the caller looked for one.
+ * True: it is worth another try. False: everything is pinned, locked into memory or has no slot, nobody has
+ * freed anything since the look, nor is about to let go of anything.
  */
-bool vac__reclaim(struct vac_pool *pool, uint32_t want)
+bool vac__reclaim(struct vac_pool *pool, uint32_t want, uint64_t seen_freed)
 {
 	struct vac__swap *sw = &pool->swap;
-	uint64_t freed = vac__ld(&sw->freed);
 
 	while (vac__ld(&sw->state) != VAC__SWAP_OFF) {
 		uint32_t n;
@@ -677,7 +689,7 @@ bool vac__reclaim(struct vac_pool *pool, uint32_t want)
 		vac__add(&sw->busy, 1);
 		n = turn(pool, want, 1, &did);
 		vac__reclaim_done(pool, did);
-		if (n || vac__ld(&sw->freed) != freed)
+		if (n || vac__ld(&pool->nr_freed) != seen_freed)
 			return true;
 		/* What others have in hand they let go of, changed or as it was. Only the first is worth
 		 * another look: those who find nothing would keep each other at it for ever. */
@@ -688,7 +700,7 @@ bool vac__reclaim(struct vac_pool *pool, uint32_t want)
 			if (vac__ld(&sw->acts) != acts)
 				break;
 			if (vac__ld(&sw->busy) == 0)
-				return false;
+				return vac__ld(&pool->nr_freed) != seen_freed;
 			vac__event_wait(&sw->event, seen, 0);
 		}
 	}
@@ -734,7 +746,6 @@ uint32_t vac__reclaim_pageblock(struct vac_pool *pool, uint32_t pfn)
 		vac__and(&vac__frame(pool, i)->flags, ~VAC__F_YOUNG);
 		freed += vac__swap_cache_free(pool, i);
 	}
-	vac__add(&sw->freed, freed);
 	vac__reclaim_done(pool, freed > 0);
 	return freed;
 }

@@ -9,21 +9,23 @@
  *	2. copy the page table, one entry a pageblock where folios are huge. Neither side's entry is
  *	   exclusive any more, so a writer on either side comes to cow.c. A folio that is pinned stays
  *	   its owner's alone, and is copied now: CPUs do not write it, so the copy is torn by the pin's
- *	   own transfer at most
+ *	   own transfer at most. What is out is not brought in: one more entry names its slot
  *	3. let everybody go on. The snapshot is mapped in the host where it is touched, not before
  *
  * Invariants: a pin is only ever counted on an exclusive entry, and whoever counts one looks at the entry
  * again. We take the mark first and look at the pins then. So either we see the pin, and copy, or the
  * pinner sees the entry changed, and backs off (semantics.md G.2).
  * A migration may be under way: its entries are copied as they are. It publishes in every space of the
- * family, ours included, and cannot do so before we let go of the family.
+ * family, ours included, and cannot do so before we let go of the family. So may a reclaim, which maps
+ * again, wherever an entry names its slot, what it could not write.
  */
 #include "internal.h"
 
 struct clone {
 	struct vac_pool *pool;
 	struct vac_space *from, *to;
-	bool pinned; /* something was */
+	bool pinned;  /* something was */
+	bool lacking; /* a frame, for a copy of it */
 };
 
 /* ---- Writers stop ----------------------------------------------------------------------------- */
@@ -121,32 +123,60 @@ static int copy_now(struct clone *c, uint32_t pfn, uint32_t page, bool huge, vac
 	int r = huge ? vac__huge_alloc(c->pool, false, &dst)
 		     : vac__base_alloc(c->pool, c->to, page, &dst);
 
-	if (r < 0)
+	if (r < 0) {
+		c->lacking = true;
 		return r;
+	}
 	f = vac__frame(c->pool, dst);
 	vac__st_rlx(&f->family, c->to->family);
 	vac__st_rlx(&f->index, page);
 	vac__port_copy(vac__frame_addr(c->pool, dst), vac__frame_addr(c->pool, pfn), bytes);
 	vac__w_ref_to_map(&f->word);
-	vac__st(to, vac__e_make(dst, VAC__E_PRESENT | VAC__E_EXCL | (e & VAC__E_RIGHTS)));
+	vac__st(to, vac__e_make(dst, VAC__E_PRESENT | VAC__E_EXCL | vac__e_rights(e)));
 	vac__stat_add(&c->pool->c.snapshot_copies, huge ? VAC__PB_PAGES : 1);
 	return 0;
+}
+
+/* All of a huge one; base by base, where no pageblock is to be had. */
+static int copy_huge(struct clone *c, uint32_t pfn, uint32_t page, vac__entry *to, uint64_t e)
+{
+	int r = copy_now(c, pfn, page, true, to, e);
+
+	if (r != -ENOMEM)
+		return r;
+	c->lacking = false;
+	vac__st(to, VAC__E_TABLE);
+	r = 0;
+	for (uint32_t i = 0; i < VAC__PB_PAGES && r == 0; i++)
+		r = copy_now(c, pfn + i, page + i, false, vac__pte(c->to, page + i), e);
+	return r;
 }
 
 static int clone_entry(struct clone *c, vac__entry *from, vac__entry *to, uint32_t page, bool huge)
 {
 	uint64_t e = vac__ld_rlx(from), shared = e & ~(uint64_t)(VAC__E_EXCL | VAC__E_HWRITE);
 	struct vac__frame *f = vac__frame(c->pool, vac__e_pfn(e));
-	uint64_t hidden = shared & ~(uint64_t)VAC__E_HOST;
+	uint64_t hidden;
 
 	if (e == 0)
 		return 0;
+	if (vac__e_swap(e)) {
+		vac__swap_dup(c->pool, vac__e_pfn(e));
+		vac__xchg(from, shared);
+		vac__st(to, shared);
+		VAC__SYNC("snapshot_slot_shared", vac__e_pfn(e));
+		return 0;
+	}
+	/* Who shares writes a copy, so there is no slot to be given up before. */
+	shared = (shared & ~(uint64_t)VAC__E_CLEAN) | vac__e_rights(e);
+	hidden = shared & ~(uint64_t)VAC__E_HOST;
 	vac__xchg(from, shared);
 	VAC__SYNC("snapshot_shared", vac__e_pfn(e));
 	if (vac__w_pins(vac__ld(&f->word))) {
 		vac__xchg(from, e & ~(uint64_t)VAC__E_HWRITE);
 		c->pinned = true;
-		return copy_now(c, vac__e_pfn(e), page, huge, to, e);
+		return huge ? copy_huge(c, vac__e_pfn(e), page, to, e)
+			    : copy_now(c, vac__e_pfn(e), page, false, to, e);
 	}
 	/* A migration entry counts nothing; it is counted when it is published. */
 	if (vac__e_present(e) && vac__w_map_get(&f->word) < 0) {
@@ -239,8 +269,50 @@ static int clone(struct clone *c)
 	return r;
 }
 
+/* Once. Nothing is left of one that fails. */
+static int try_snapshot(struct clone *c, const char *name)
+{
+	struct vac_pool *pool = c->pool;
+	int r = vac__space_create(pool, (uint64_t)c->from->vpbs << VAC__PB_SHIFT, name, c->from,
+				  &c->to);
+
+	c->pinned = c->lacking = false;
+	if (r < 0)
+		return r;
+	r = clone(c);
+	if (r < 0 && vac__space_destroy(c->to) < 0) {
+		vac__log(pool, VAC_LOG_ERROR,
+			 "a snapshot that failed could not be taken away: its addresses "
+			 "are lost");
+		c->lacking = false;
+	}
+	return r;
+}
+
+/*
+ * Where there is swap, frames for copies of what is pinned can be made, but not under the locks that a snapshot
+ * holds. How many it takes is known when they are there: each time twice as many, and not more than all.
+ */
+static int snapshot(struct clone *c, const char *name)
+{
+	struct vac_pool *pool = c->pool;
+	uint32_t want = 2 * VAC__SWAP_CLUSTER;
+	int r;
+
+	for (;; want *= 2) {
+		r = try_snapshot(c, name);
+		if (r != -ENOMEM || !c->lacking || vac__ld(&pool->swap.state) == VAC__SWAP_OFF ||
+		    want / 2 > vac__ld_rlx(&pool->nr_total))
+			return r;
+		/* There may be that many by now. What the try had, and gave back, is no news. */
+		if (vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv) < want &&
+		    !vac__reclaim(pool, want, vac__ld(&pool->nr_freed)))
+			return r;
+	}
+}
+
 int vac_space_snapshot(struct vac_space *space, const struct vac_snapshot_opts *opts,
-		       struct vac_space **snapshot)
+		       struct vac_space **out)
 {
 	struct vac_snapshot_opts o = {.size = sizeof(o)};
 	char name[VAC_NAME_MAX] = "snapshot";
@@ -249,7 +321,7 @@ int vac_space_snapshot(struct vac_space *space, const struct vac_snapshot_opts *
 
 	if (vac__port_forked())
 		return -EPERM;
-	if (!snapshot || (opts && (opts->size < sizeof(size_t) || opts->size > sizeof(o))))
+	if (!out || (opts && (opts->size < sizeof(size_t) || opts->size > sizeof(o))))
 		return -EINVAL;
 	if (opts)
 		memcpy(&o, opts, opts->size);
@@ -259,19 +331,12 @@ int vac_space_snapshot(struct vac_space *space, const struct vac_snapshot_opts *
 		memcpy(name, o.name, strlen(o.name) + 1);
 	c.pool = space->pool;
 	VAC__ENTER();
-	r = vac__space_create(c.pool, (uint64_t)space->vpbs << VAC__PB_SHIFT, name, space, &c.to);
-	if (r == 0) {
-		r = clone(&c);
-		if (r < 0 && vac__space_destroy(c.to) < 0)
-			vac__log(c.pool, VAC_LOG_ERROR,
-				 "a snapshot that failed could not be taken away: its addresses "
-				 "are lost");
-	}
+	r = snapshot(&c, name);
 	VAC__LEAVE();
 	if (r < 0)
 		return r;
 	vac__stat_add(&c.pool->c.snapshots, 1);
-	*snapshot = c.to;
+	*out = c.to;
 	return 0;
 }
 

@@ -111,11 +111,6 @@ int vac__space_create(struct vac_pool *pool, uint64_t bytes, const char *name,
 		r = -ENOSPC;
 		goto fail;
 	}
-	if (kin && pool->may_swap) {
-		r = -EOPNOTSUPP;
-		goto fail;
-	}
-	pool->cloned |= kin != NULL;
 	s->id = id;
 	s->family = kin ? kin->family : id;
 	r = pool->mem->space_reserve(pool->mem_ctx, (size_t)s->vpbs << VAC__PB_SHIFT, vac__fault, s,
@@ -268,8 +263,8 @@ int vac__vmas_clone(struct vac_space *to, const struct vac_space *from)
 		return -ENOMEM;
 	vac__port_table_dense(to->vmas, to->cap_vmas * sizeof(*to->vmas), 0,
 			      from->nr_vmas * sizeof(*to->vmas));
-	memcpy(to->vmas, from->vmas, from->nr_vmas * sizeof(*to->vmas));
-	to->nr_vmas = from->nr_vmas;
+	vac__vma_inherit(to, from);
+	vac__port_vma_charge(-(long)(from->nr_vmas - to->nr_vmas) * VMAS_EACH, true);
 	for (uint32_t i = 0; i < to->nr_vmas && r == 0; i++) {
 		const struct vac__vma *v = &to->vmas[i];
 

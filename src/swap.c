@@ -193,6 +193,26 @@ void vac__swap_bad(struct vac_pool *pool, uint32_t slot)
 
 /* ---- The cache: the folio is locked ------------------------------------------------------------ */
 
+/*
+ * Lock the folio pfn, if the cache has it for a slot. Who only knows it from the array, or from a look at all
+ * frames, does so with a reference: else it may be freed and its block leave, lock and all, before he finds
+ * that it is another's. While it is locked and in the cache, the cache's reference will do.
+ */
+static bool lock_cached(struct vac_pool *pool, uint32_t slot, uint32_t pfn)
+{
+	bool ok;
+
+	if (vac__w_try_ref(&vac__frame(pool, pfn)->word) < 0)
+		return false;
+	ok = vac__folio_trylock(pool, pfn);
+	if (ok && vac__ld(&slot_of(pool, slot)->cache) != pfn + 1) {
+		vac__folio_unlock(pool, pfn);
+		ok = false;
+	}
+	vac__folio_put(pool, pfn, VAC__W_REF);
+	return ok;
+}
+
 /* Out of the arrays; the reference is the caller's to drop. */
 static void cache_clear(struct vac_pool *pool, uint32_t pfn)
 {
@@ -256,11 +276,10 @@ bool vac__swap_cache_free(struct vac_pool *pool, uint32_t pfn)
 		vac__and(&f->flags, ~VAC__F_YOUNG);
 		return false;
 	}
-	if (!vac__folio_trylock(pool, pfn))
-		return false;
 	slot = slot_for(pool, pfn);
-	if (slot == NO_SLOT ||
-	    (!(vac__ld_rlx(&f->flags) & VAC__F_CLEAN) && counted(slot_of(pool, slot))) ||
+	if (slot == NO_SLOT || !lock_cached(pool, slot, pfn))
+		return false;
+	if ((!(vac__ld_rlx(&f->flags) & VAC__F_CLEAN) && counted(slot_of(pool, slot))) ||
 	    !vac__w_freeze(&f->word, vac__expected_counts(true, 0, 0, 0))) {
 		vac__folio_unlock(pool, pfn);
 		return false;
@@ -279,15 +298,32 @@ void vac__swap_reap(struct vac_pool *pool, uint32_t slot)
 
 	if (!c || counted(sl) || vac__w_map(vac__ld(&vac__frame(pool, c - 1)->word)))
 		return;
-	if (!vac__folio_trylock(pool, c - 1))
+	if (!lock_cached(pool, slot, c - 1))
 		return;
-	if (vac__ld(&sl->cache) == c && counted(sl) == 0 &&
-	    vac__w_map(vac__ld(&vac__frame(pool, c - 1)->word)) == 0) {
+	if (counted(sl) == 0 && vac__w_map(vac__ld(&vac__frame(pool, c - 1)->word)) == 0) {
 		VAC__SYNC("swap_reaped", c - 1);
 		vac__swap_drop_unlock(pool, c - 1);
 	} else {
 		vac__folio_unlock(pool, c - 1);
 	}
+}
+
+/*
+ * The folio is its owner's alone from here on, which holds its lock and a reference: no entry names the
+ * slot, and none will. What the file has is of no use once the owner may write.
+ */
+void vac__swap_own(struct vac_pool *pool, uint32_t pfn)
+{
+	VAC__DEBUG_ASSERT(vac__swap_users(pool, pfn) == 0);
+	if (vac__swapcache(pool, pfn))
+		vac__swap_cache_drop(pool, pfn);
+}
+
+/* A folio that was new, or mapped, when its lock was taken is about to be unlocked. */
+void vac__swap_settle(struct vac_pool *pool, uint32_t pfn)
+{
+	if (vac__swapcache(pool, pfn) && vac__w_map(vac__ld(&vac__frame(pool, pfn)->word)) == 0)
+		vac__add(&pool->swap.nr_inactive, 1);
 }
 
 /* An entry of a folio is about to allow writing: what the file has is old. */
@@ -317,16 +353,14 @@ static enum vac__swap_look take(struct vac_space *s, uint32_t page, uint32_t wan
 	*pfn = c - 1;
 	if (wanted != VAC__NO_PFN && wanted != *pfn)
 		return VAC__SWAP_AGAIN;
-	if (!vac__folio_trylock(s->pool, *pfn))
-		return vac__folio_wait_prepare(s->pool, *pfn, ticket) ? VAC__SWAP_WAIT
-								      : VAC__SWAP_AGAIN;
+	/* Looked at first, as a reference might make a migration fail. */
+	if (vac__folio_wait_prepare(s->pool, *pfn, ticket))
+		return VAC__SWAP_WAIT;
 	/* It may have been freed, or moved, between the look and the lock. */
-	if (vac__ld(&sl->cache) == c) {
-		VAC__DEBUG_ASSERT(!(vac__ld(&vac__frame(s->pool, *pfn)->flags) & VAC__F_READING));
-		return VAC__SWAP_DONE;
-	}
-	vac__folio_unlock(s->pool, *pfn);
-	return VAC__SWAP_AGAIN;
+	if (!lock_cached(s->pool, vac__e_pfn(e), *pfn))
+		return VAC__SWAP_AGAIN;
+	VAC__DEBUG_ASSERT(!(vac__ld(&vac__frame(s->pool, *pfn)->flags) & VAC__F_READING));
+	return VAC__SWAP_DONE;
 }
 
 static bool same(struct vac_space *s, uint32_t a, uint32_t b)
@@ -363,17 +397,6 @@ static bool all_clean(struct vac_pool *pool, const struct run *r)
 	return true;
 }
 
-static unsigned shown_prot(uint64_t e)
-{
-	return vac__host_prot(e) & ~(e & VAC__E_EXCL ? 0u : VAC__WRITE);
-}
-
-static uint64_t shown_bits(unsigned prot)
-{
-	return VAC__E_HMAP | (prot & VAC__READ ? VAC__E_HREAD : 0) |
-	       (prot & VAC__WRITE ? VAC__E_HWRITE : 0);
-}
-
 /* Show [page, page + n), whose frames are linear, with rights prot. The ptl is held. */
 static int show(struct vac_space *s, uint32_t page, uint32_t n, uint32_t pfn, unsigned prot)
 {
@@ -390,17 +413,19 @@ static int map_run(struct vac_space *s, const struct run *r, unsigned access)
 	uint64_t e = vac__ld_rlx(vac__pte(s, r->page));
 	uint64_t bits = e & (VAC__E_READ | VAC__E_WRITE | VAC__E_EXCL);
 	struct vac_pool *pool = s->pool;
+	unsigned prot;
 	int ret;
 
-	if ((shown_prot(bits) & VAC__WRITE) && !(access & VAC__WRITE) &&
+	if ((vac__host_prot(bits) & VAC__WRITE) && !(access & VAC__WRITE) &&
 	    pool->guard == VAC_GUARD_SIGSEGV && !crowded(&pool->swap) && all_clean(pool, r))
 		bits = (bits & ~(uint64_t)VAC__E_WRITE) | VAC__E_CLEAN;
 	bits |= VAC__E_PRESENT;
 	if (!vac__port_vma_charge(2, false))
 		return -ENOMEM;
-	for (uint32_t i = 0; (shown_prot(bits) & VAC__WRITE) && i < r->n; i++)
+	prot = vac__host_want(pool, bits);
+	for (uint32_t i = 0; (prot & VAC__WRITE) && i < r->n; i++)
 		vac__swap_written(pool, r->pfn + i);
-	ret = show(s, r->page, r->n, r->pfn, shown_prot(bits));
+	ret = show(s, r->page, r->n, r->pfn, prot);
 	for (uint32_t i = 0; ret == 0 && i < r->n; i++) {
 		struct vac__frame *f = vac__frame(pool, r->pfn + i);
 		uint32_t slot = slot_for(pool, r->pfn + i);
@@ -413,7 +438,7 @@ static int map_run(struct vac_space *s, const struct run *r, unsigned access)
 		}
 		vac__w_map_get(&f->word);
 		vac__st(vac__pte(s, r->page + i),
-			vac__e_make(r->pfn + i, bits | shown_bits(shown_prot(bits))));
+			vac__e_make(r->pfn + i, bits | vac__host_bits(prot)));
 		/* No entry names the slot, and what it has is old, or there are few slots: let it go. */
 		if (uncount(pool, slot) == 0 &&
 		    (!(vac__ld_rlx(&f->flags) & VAC__F_CLEAN) || crowded(&pool->swap)))
@@ -471,11 +496,11 @@ int vac__swap_upgrade(struct vac_space *s, uint32_t page)
 	for (uint32_t i = 0; i < end - first; i++)
 		vac__swap_written(pool, pfn + i);
 	e = (e | VAC__E_WRITE) & ~(uint64_t)VAC__E_CLEAN;
-	r = show(s, first, end - first, pfn, shown_prot(e));
+	r = show(s, first, end - first, pfn, vac__host_prot(e));
 	for (uint32_t i = 0; r == 0 && i < end - first; i++) {
 		vac__st(vac__pte(s, first + i),
 			vac__e_make(pfn + i, (e & ((UINT64_C(1) << VAC__E_PFN_SHIFT) - 1)) |
-						     shown_bits(shown_prot(e))));
+						     vac__host_bits(vac__host_prot(e))));
 		/* Locked: a reclaim or a migration has it in hand; then the slot goes another time. */
 		if (!vac__folio_trylock(pool, pfn + i))
 			continue;
@@ -510,7 +535,7 @@ unsigned vac__swap_map_all(struct vac_pool *pool, uint32_t pfn)
 		e = vac__ld_rlx(vac__pte(s, index));
 		if ((vac__ld_rlx(vac__pmd(s, vpb)) & VAC__E_TYPE) == VAC__E_TABLE &&
 		    vac__e_swap(e) && vac__e_pfn(e) == slot) {
-			if (shown_prot(e) & VAC__WRITE)
+			if (vac__host_prot(e) & VAC__WRITE)
 				vac__swap_written(pool, pfn);
 			if (vac__w_map(vac__ld_rlx(&f->word)) == 0)
 				vac__sub(&pool->swap.nr_inactive, 1);
@@ -672,7 +697,6 @@ static int swap_on(struct vac_pool *pool, const struct vac_swap_opts *o)
 int vac_swap_on(struct vac_pool *pool, const struct vac_swap_opts *opts)
 {
 	struct vac_swap_opts o = {.size = sizeof(o), .fd = -1};
-	bool before;
 	int r;
 
 	if (vac__port_forked())
@@ -683,19 +707,7 @@ int vac_swap_on(struct vac_pool *pool, const struct vac_swap_opts *opts)
 	if (o.fd < 0 || o.flags)
 		return -EINVAL;
 	VAC__ENTER();
-	/* Snapshots are born under this lock: see vac__space_create(). */
-	vac__lock(&pool->spaces_lock, VAC__RANK_SPACE);
-	r = pool->cloned ? -EOPNOTSUPP : 0;
-	before = pool->may_swap;
-	pool->may_swap = !pool->cloned;
-	vac__unlock(&pool->spaces_lock, VAC__RANK_SPACE);
-	if (r == 0)
-		r = swap_on(pool, &o);
-	if (r < 0 && r != -EBUSY && !before) {
-		vac__lock(&pool->spaces_lock, VAC__RANK_SPACE);
-		pool->may_swap = vac__ld(&pool->swap.state) != VAC__SWAP_OFF;
-		vac__unlock(&pool->spaces_lock, VAC__RANK_SPACE);
-	}
+	r = swap_on(pool, &o);
 	VAC__LEAVE();
 	return r;
 }
@@ -716,21 +728,21 @@ int vac__swap_bring(struct vac_pool *pool, uint32_t slot, bool wait)
 			return 0;
 		r = vac__swapin_fill(pool, NULL, &in, sl->family, sl->index);
 		if (r == 0)
-			r = vac__swapin_read(pool, &in);
+			r = vac__swapin_read(pool, &in, NULL);
 		return r < 0 ? r : -EAGAIN;
 	}
-	if (!vac__folio_trylock(pool, c - 1)) {
-		if (wait && vac__folio_wait_prepare(pool, c - 1, &ticket))
+	if (vac__folio_wait_prepare(pool, c - 1, &ticket)) {
+		if (wait)
 			vac__folio_wait(pool, c - 1, ticket);
 		return -EAGAIN;
 	}
-	if (vac__ld(&sl->cache) == c) {
-		vac__swap_map_all(pool, c - 1);
-		/* An entry may have been copied meanwhile: it is found the next time. */
-		if (counted(sl) == 0) {
-			vac__swap_drop_unlock(pool, c - 1);
-			return -EAGAIN;
-		}
+	if (!lock_cached(pool, slot, c - 1))
+		return -EAGAIN;
+	vac__swap_map_all(pool, c - 1);
+	/* An entry may have been copied meanwhile: it is found the next time. */
+	if (counted(sl) == 0) {
+		vac__swap_drop_unlock(pool, c - 1);
+		return -EAGAIN;
 	}
 	vac__folio_unlock(pool, c - 1);
 	return -EAGAIN;

@@ -127,6 +127,10 @@ static int begin(struct vac_space *s, uint32_t page, uint32_t lo, uint32_t hi, b
 
 	if (!away(s, page, &slot))
 		return -EAGAIN;
+	/* What cannot be mapped afterwards is not read: others would free it, and take that for progress. */
+	if (!vac__port_vma_charge(2, false))
+		return -ENOBUFS;
+	vac__port_vma_charge(-2, true);
 	while (end < hi && away(s, end, &slot))
 		end++;
 	while (first > lo && away(s, first - 1, &slot))
@@ -150,8 +154,8 @@ static int begin(struct vac_space *s, uint32_t page, uint32_t lo, uint32_t hi, b
 
 /*
  * The page's slot must be read: put folios for it, and for the window around it, in the cache. The space's
- * lock is held for read. 0: vac__swapin_read() is next. -EAGAIN: look again. -ENOMEM; alone: not before
- * there is not even one frame.
+ * lock is held for read. 0: vac__swapin_read() is next. -EAGAIN: look again. -ENOBUFS: the host has no
+ * mapping to spare. -ENOMEM; alone: not before there is not even one frame.
  */
 int vac__swapin_begin(struct vac_space *s, uint32_t page, bool alone, struct vac__swapin *in)
 {
@@ -202,9 +206,14 @@ static void read_runs(struct vac_pool *pool, struct vac__swapin *in, int *err)
 	}
 }
 
-/* Nothing is held but the folios' locks, which are released. 0: look again. Negative: the page that was
- * wanted cannot be read. */
-int vac__swapin_read(struct vac_pool *pool, struct vac__swapin *in)
+/*
+ * Nothing is held but the folios' locks, which are released. 0: look again. Negative: the page that was
+ * wanted cannot be read.
+ * kept: the caller is about to map it, and puts *kept once he has looked, before he waits for anything; until
+ * then nobody frees it. Else two who have one frame between them could take it from each other for ever,
+ * each having read what it never comes to map. VAC__NO_PFN: there is nothing to be put.
+ */
+int vac__swapin_read(struct vac_pool *pool, struct vac__swapin *in, uint32_t *kept)
 {
 	int err[CLUSTER] = {0}, r;
 
@@ -220,6 +229,10 @@ int vac__swapin_read(struct vac_pool *pool, struct vac__swapin *in)
 			vac__or(&f->flags, VAC__F_CLEAN);
 			vac__and(&f->flags, ~VAC__F_READING);
 			vac__stat_add(&pool->swap.in, 1);
+			if (kept && i == in->at) {
+				*kept = in->pfn[i];
+				vac__add(&f->word, VAC__W_REF);
+			}
 			vac__folio_unlock(pool, in->pfn[i]);
 		} else {
 			vac__swap_error(pool, false);
@@ -307,7 +320,7 @@ bool vac__swapin_step(struct vac_pool *pool)
 		at = r == 0 ? at + in.n : at + 1;
 	}
 	if (r == 0)
-		vac__swapin_read(pool, &in);
+		vac__swapin_read(pool, &in, NULL);
 	if (s)
 		vac__space_put(s);
 	/* Without room it was bad advice. */

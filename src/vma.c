@@ -72,6 +72,24 @@ void vac__vma_merge_around(struct vac_space *s, uint32_t first, uint32_t end)
 	}
 }
 
+/* The VMAs of another space, which are not locked into memory in this one, as they are not in a child of
+ * fork(): borders that were between locked and not are none. */
+void vac__vma_inherit(struct vac_space *to, const struct vac_space *from)
+{
+	to->nr_vmas = 0;
+	for (uint32_t i = 0; i < from->nr_vmas; i++) {
+		struct vac__vma v = from->vmas[i];
+		struct vac__vma *last = to->nr_vmas ? &to->vmas[to->nr_vmas - 1] : NULL;
+
+		v.locked = false;
+		if (last && last->end == v.start && last->prot == v.prot &&
+		    last->nohuge == v.nohuge)
+			last->end = v.end;
+		else
+			to->vmas[to->nr_vmas++] = v;
+	}
+}
+
 /* Room for the two borders that a change may add. */
 bool vac__vma_room(const struct vac_space *s)
 {

@@ -9,23 +9,7 @@
 #include <sched.h>
 #include <sys/mman.h>
 
-#include "src/internal.h"
-
-static struct vac_space *snap(struct vac_space *s)
-{
-	struct vac_space *t = NULL;
-
-	assert_ok(vac_space_snapshot(s, NULL, &t));
-	return t;
-}
-
-static char *in(struct vac_space *from, const void *p, struct vac_space *to)
-{
-	char *q = vac_space_translate(from, p, to);
-
-	assert_non_null(q);
-	return q;
-}
+#include "tests/cow_rows.h"
 
 /* ---- What it means --------------------------------------------------------------------------- */
 
@@ -263,181 +247,26 @@ static void test_bad_arguments(void **state UNUSED)
 	t_close(pool);
 }
 
-/* ---- Pins: mm/cow.c of the kernel's self-tests, rows 1 to 14 --------------------------------- */
-
-enum form { HUGE, BASE, SPLIT, SPLIT_SHARED_LOW, SPLIT_SHARED_HIGH, FORMS };
-
-/* Memory of one of the forms that a page can have, filled with a pattern. */
-static char *form(struct vac_space *s, enum form f)
-{
-	char *p = t_map(s, MIB(2), f == BASE ? VAC_MAP_NOHUGE : 0);
-
-	pat_fill(p, MIB(2), 7);
-	if (f >= SPLIT)
-		assert_ok(vac_protect(s, p + MIB(1), 4096, VAC_PROT_READ)); /* cuts the folio */
-	if (f >= SPLIT)
-		assert_ok(vac_protect(s, p + MIB(1), 4096, RW));
-	if (f == SPLIT_SHARED_LOW || f == SPLIT_SHARED_HIGH) {
-		struct vac_space *t = snap(s);
-
-		/* Half of it is shared with one that stays. */
-		assert_ok(vac_unmap(t, in(s, f == SPLIT_SHARED_LOW ? p + MIB(1) : p, t), MIB(1)));
-	}
-	return p;
-}
-
-static void each_form(void (*fn)(struct vac_pool *pool, struct vac_space *s, char *p))
-{
-	for (enum form f = 0; f < FORMS; f++) {
-		struct vac_pool *pool = t_pool(MIB(4), 5);
-		struct vac_space *s = t_space(pool, MIB(4));
-		char *p = form(s, f);
-
-		fn(pool, s, p);
-		t_check(pool);
-		t_close(pool);
-	}
-}
-
-static const size_t at[] = {0, 4096 * 3 + 8, MIB(1) - 8, MIB(1) + 4096, MIB(2) - 8};
-
-static void old_bytes(struct vac_pool *pool, struct vac_space *s, char *p)
-{
-	struct vac_space *t = snap(s);
-	char *q = in(s, p, t);
-
-	for (unsigned i = 0; i < COUNT(at); i++)
-		p[at[i]] ^= 1;
-	assert_int_equal(pat_bad(q, MIB(2), 7), -1); /* row 1 */
-	assert_ok(vac_space_destroy(t));
-	for (unsigned i = 0; i < COUNT(at); i++)
-		p[at[i]] ^= 1;
-	t = snap(s);
-	assert_ok(vac_protect(s, p, MIB(2), VAC_PROT_READ)); /* row 2 */
-	assert_ok(vac_protect(s, p, MIB(2), RW));
-	for (unsigned i = 0; i < COUNT(at); i++)
-		p[at[i]] ^= 1;
-	assert_int_equal(pat_bad(in(s, p, t), MIB(2), 7), -1);
-	(void)pool;
-}
+/* ---- Pins: mm/cow.c of the kernel's self-tests, rows 1 to 14; see cow_rows.h ------------------ */
 
 static void test_cow_rows_1_2(void **state UNUSED)
 {
-	each_form(old_bytes);
-}
-
-static const char *frame_bytes(struct vac_pool *pool, uint64_t pfn)
-{
-	return vac__frame_addr(pool, (uint32_t)pfn);
-}
-
-/* One side pins for reading and unmaps; what it pinned never shows the other side's writes. */
-static void reader_unmaps(struct vac_pool *pool, struct vac_space *s, char *p)
-{
-	for (unsigned i = 0; i < 4; i++) { /* rows 3 to 6 */
-		struct vac_space *t = snap(s), *pinner = i < 2 ? t : s, *writer = i < 2 ? s : t;
-		char *mine = in(s, p, pinner), *other = in(s, p, writer);
-		uint64_t pin, pfn;
-		char was = *mine;
-
-		if (i & 1) {
-			assert_ok(vac_protect(writer, other, MIB(2), VAC_PROT_READ));
-			assert_ok(vac_protect(writer, other, MIB(2), RW));
-		}
-		pin = t_pin(pinner, mine, 4096, i & 1 ? VAC_PIN_LONGTERM : 0, "reader");
-		pfn = t_page(pinner, mine).pfn;
-		assert_int_equal(frame_bytes(pool, pfn)[0], was);
-		if (pinner == t)
-			assert_ok(vac_unmap(t, mine, 4096 * 16));
-		*other ^= 1;
-		assert_int_equal(frame_bytes(pool, pfn)[0], was);
-		assert_ok(vac_unpin(pool, pin));
-		assert_ok(vac_space_destroy(t));
-		if (writer == s)
-			*p = was;
-	}
+	each_form(KEPT, old_bytes);
 }
 
 static void test_cow_rows_3_6(void **state UNUSED)
 {
-	each_form(reader_unmaps);
-}
-
-/* What the owner writes after it pinned goes where the pin sees it. */
-static void pin_sees(struct vac_pool *pool, struct vac_space *s, char *p)
-{
-	struct vac_space *t;
-	uint64_t pin, pfn;
-
-	for (unsigned i = 0; i < COUNT(at); i++) {
-		char *q = p + at[i];
-		char was = *q;
-
-		pin = t_pin(s, q, 1, VAC_PIN_WRITE | VAC_PIN_LONGTERM, "device"); /* row 7 */
-		pfn = t_page(s, q).pfn;
-		assert_ok(vac_protect(s, p, MIB(2), VAC_PROT_READ));
-		assert_ok(vac_protect(s, p, MIB(2), RW));
-		*q = 1;
-		assert_int_equal(t_page(s, q).pfn, pfn);
-		assert_int_equal(frame_bytes(pool, pfn)[at[i] % 4096], 1);
-		t = snap(s); /* row 8 */
-		*q = 2;
-		assert_int_equal(t_page(s, q).pfn, pfn);
-		assert_int_equal(frame_bytes(pool, pfn)[at[i] % 4096], 2);
-		assert_int_equal(*in(s, q, t), 1);
-		assert_int_not_equal(t_page(t, in(s, q, t)).pfn, pfn);
-		assert_ok(vac_unpin(pool, pin));
-		*q = was;
-		for (unsigned k = 0; k < 4; k++) { /* rows 9 to 14 */
-			struct vac_space *u = snap(s);
-
-			if (k & 1)
-				assert_ok(vac_space_destroy(u));
-			if (k & 2)
-				assert_ok(vac_protect(s, p, MIB(2), VAC_PROT_READ));
-			pin = t_pin(s, q, 1, VAC_PIN_LONGTERM, "device");
-			pfn = t_page(s, q).pfn;
-			if (k & 2)
-				assert_ok(vac_protect(s, p, MIB(2), RW));
-			*q = 3;
-			assert_int_equal(t_page(s, q).pfn, pfn);
-			assert_int_equal(frame_bytes(pool, pfn)[at[i] % 4096], 3);
-			assert_ok(vac_unpin(pool, pin));
-			*q = was;
-			if (!(k & 1)) {
-				assert_int_equal(*in(s, q, u), was);
-				assert_ok(vac_space_destroy(u));
-			}
-		}
-		assert_ok(vac_space_destroy(t));
-	}
+	each_form(KEPT, reader_unmaps);
 }
 
 static void test_cow_rows_7_14(void **state UNUSED)
 {
-	each_form(pin_sees);
-}
-
-/* Seed 004, the case nobody had tested: pinned, then unmapped by what looks for pages to take, then
- * written before the pin goes. */
-static void taken_and_written(struct vac_pool *pool, struct vac_space *s, char *p)
-{
-	uint64_t pin = t_pin(s, p, 4096, VAC_PIN_WRITE, "direct I/O");
-	uint64_t pfn = t_page(s, p).pfn;
-	int block = t_page(s, p).block;
-
-	assert_int_equal(t_offline(pool, block, 50, NULL), -EBUSY);
-	assert_ok(vac_protect(s, p, MIB(2), VAC_PROT_READ));
-	assert_ok(vac_protect(s, p, MIB(2), RW));
-	*p = 9;
-	assert_int_equal(t_page(s, p).pfn, pfn);
-	assert_int_equal(frame_bytes(pool, pfn)[0], 9);
-	assert_ok(vac_unpin(pool, pin));
+	each_form(KEPT, pin_sees);
 }
 
 static void test_written_before_unpin(void **state UNUSED)
 {
-	each_form(taken_and_written);
+	each_form(KEPT, taken_and_written);
 }
 
 /* ---- One instant ----------------------------------------------------------------------------- */
