@@ -346,6 +346,10 @@ static int waits(struct vac_space *s, uint32_t page)
 
 	if (vac__e_present(e) && !(e & VAC__E_HWRITE))
 		return 1;
+	/* On its way out to swap: a hole wakes all who wait there, but the host may refuse one, and then the
+	 * page stays, watched. */
+	if (vac__e_swap(e))
+		return 1;
 	/* It may have met the watch before the page began to leave, and then nobody would wake it if it
 	 * stays because the host refuses even that. */
 	if (e & (VAC__E_HWATCH | VAC__E_HBLIND))
