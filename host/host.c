@@ -15,6 +15,7 @@
 #include "pages.h"
 #include "walk.h"
 
+#define BLOCK_MAX (1ULL << 40)
 #define MEMORY "sys/devices/system/memory"
 
 /* ---- Files below the root ---- */
@@ -333,10 +334,11 @@ int host_refresh(struct host *h)
 				 "capture' made",
 				 h->root);
 	h->block_bytes = strtoull(text, NULL, 16);
-	if (h->block_bytes < h->page_bytes || h->block_bytes & (h->block_bytes - 1))
+	if (h->block_bytes < h->page_bytes || h->block_bytes > BLOCK_MAX ||
+	    h->block_bytes & (h->block_bytes - 1))
 		return host_fail(h, -EINVAL,
 				 "%s/" MEMORY "/block_size_bytes: '%s' is not a power of two of "
-				 "at least a page, in hexadecimal",
+				 "at least a page and at most 1 TiB, in hexadecimal",
 				 h->root, text);
 	host_read(h, h->auto_policy, sizeof(h->auto_policy), MEMORY "/auto_online_blocks");
 	h->online_blocks_auto = !h->auto_policy[0] ? -1

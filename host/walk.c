@@ -307,10 +307,11 @@ static int drain(struct bpf_link *link)
 
 static int append(struct walk_found *out, const struct walk_rec *rec, unsigned n)
 {
-	struct walk_rec *grown = realloc(out->rec, (out->n + n) * sizeof(*grown));
+	struct walk_rec *grown;
 
 	if (!n)
 		return 0;
+	grown = realloc(out->rec, (out->n + n) * sizeof(*grown));
 	if (!grown)
 		return -ENOMEM;
 	memcpy(grown + out->n, rec, n * sizeof(*rec));

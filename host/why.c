@@ -226,8 +226,9 @@ void host_pages_forgive(struct host_pages *p, const struct facts *f)
 
 		if (r->kind != WALK_AIO)
 			continue;
-		for (uint64_t pfn = r->pfn; pfn < r->pfn + r->n; pfn++)
-			if (pfn - p->pfn < p->n && p->page[pfn - p->pfn].excess) {
+		for (uint64_t pfn = r->pfn > p->pfn ? r->pfn : p->pfn;
+		     pfn < r->pfn + r->n && pfn < p->pfn + p->n; pfn++)
+			if (p->page[pfn - p->pfn].excess) {
 				p->page[pfn - p->pfn].excess--;
 				changed = true;
 			}
