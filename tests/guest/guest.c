@@ -72,13 +72,17 @@ static int policy(int mode, unsigned long node)
 void node_policy(bool on)
 {
 	/* Right after a block came online the kernel may still answer EINVAL. */
-	for (int i = 0; policy(on ? MPOL_BIND : MPOL_DEFAULT, NODE); i++) {
+	for (int i = 0; policy(on ? MPOL_PREFERRED : MPOL_DEFAULT, NODE); i++) {
 		if (i == 100)
 			die("set_mempolicy");
 		usleep(20000);
 	}
 }
 
+/*
+ * Preferred, not bound: who is bound to a node whose last block leaves meets the OOM killer, as soon as one fault
+ * of his comes at a bad moment.
+ */
 char *node_mapping(size_t bytes, int flags, int fd)
 {
 	unsigned long mask = 1UL << NODE;
@@ -86,7 +90,7 @@ char *node_mapping(size_t bytes, int flags, int fd)
 
 	if (p == MAP_FAILED)
 		die("mmap of %zu bytes", bytes);
-	for (int i = 0; syscall(SYS_mbind, p, bytes, MPOL_BIND, &mask, 64, 0); i++) {
+	for (int i = 0; syscall(SYS_mbind, p, bytes, MPOL_PREFERRED, &mask, 64, 0); i++) {
 		if (i == 100)
 			die("mbind");
 		usleep(20000);

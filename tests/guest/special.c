@@ -277,7 +277,7 @@ static int killed_by(long block, const char *option)
 
 	if (holder_start(&h, plant_vmsplice))
 		return -1;
-	for (unsigned n = 0; n < 9 && !bad; n++) {
+	for (unsigned n = 0; n < 6 && !bad; n++) {
 		pid_t pid = begin(argv);
 		unsigned ms;
 
@@ -297,7 +297,7 @@ static int killed_by(long block, const char *option)
 	}
 	printf("# killed %u times: the holder was stopped %u times, the block on its way %u times\n",
 	       met[2], met[0], met[1]);
-	if (!bad && (met[0] < 3 || met[1] < 3)) {
+	if (!bad && (met[0] < 2 || met[1] < 2)) {
 		row_failed("too few of them met anything half way");
 		bad = -1;
 	}
