@@ -185,8 +185,10 @@ int vac_pool_close(struct vac_pool *pool)
 	for (uint32_t i = 0; i < vac__ld_acq(&pool->ledger.top) && r == 0; i++)
 		if (vac__seq_used(vac__ld_acq(&pool->ledger.rec[i].seq)))
 			r = -EBUSY;
-	if (r == 0)
+	if (r == 0) {
 		vac__compactor_stop(pool);
+		vac__reloc_stop(pool);
+	}
 	for (uint32_t i = 0; i < VAC__MAX_SPACES && r == 0; i++) {
 		struct vac_space *s = vac__ld(&pool->spaces[i]);
 
