@@ -252,6 +252,7 @@ struct vac_pool_opts {
 	 * async-signal-safe, such as write(2). NULL: messages are dropped. */
 	void (*log)(void *ctx, enum vac_log_level level, const char *msg);
 	void *log_ctx;
+	uint32_t longterm_pct; /* of VAC_ZONE_NORMAL, the most that long-term pins may take; 0: 75 */
 };
 
 /*
@@ -313,6 +314,11 @@ struct vac_pool_stats {
 	 * not be read or written. */
 	uint64_t swap_slots, swap_used, swap_bad;
 	uint64_t swap_in, swap_out, swap_second_chances, swap_errors;
+	/* Long-term pins, but those that can move. Frames in normal memory, counted once for each pin, and the
+	 * most that there may be; frames in movable memory, where they keep their blocks. Frames moved to normal
+	 * memory for them, and back; pins that could not be moved. */
+	uint64_t longterm_frames, longterm_limit, longterm_kept;
+	uint64_t longterm_moved, longterm_moved_back, longterm_failed;
 };
 
 /* Fill *stats (set stats->size first). Counters are read one by one, not at one instant. */
@@ -738,9 +744,10 @@ int vac_last_fault(struct vac_pool *pool, struct vac_fault_info *info);
 
 #define VAC_PIN_READ 0u     /* the holder only reads the memory */
 #define VAC_PIN_WRITE 1u    /* the holder writes it; the mapping must allow that */
-#define VAC_PIN_LONGTERM 2u /* held for longer than an I/O: offline does not wait, it reports */
+#define VAC_PIN_LONGTERM 2u /* held for longer than an I/O: offline does not wait; see below */
 #define VAC_PIN_STACK 4u    /* record this call's stack */
 #define VAC_PIN_NOWAIT 8u   /* -EAGAIN where the call would wait for a gate (not for a copy) */
+#define VAC_PIN_STRICT 16u  /* with LONGTERM: fail rather than stay in movable memory */
 
 /*
  * Pin every folio of [addr, addr+len): fill it in, and keep it where it is until vac_unpin(). No
@@ -749,6 +756,15 @@ int vac_last_fault(struct vac_pool *pool, struct vac_fault_info *info);
  * *pin gets a handle that any thread may use once. If all pages are present and none is
  * leaving, the call takes no lock and makes no system call; else it may block: for a migration,
  * or for a gate, holding nothing of its own meanwhile (at most gate_timeout_ms a time).
+ *
+ * With VAC_PIN_LONGTERM what lies in movable memory, or in a block that is leaving, is first moved to a block
+ * of VAC_ZONE_NORMAL, where it is in nobody's way; this call holds no pin meanwhile, and may wait for short
+ * pins of others, or for an offline, for gate_timeout_ms. Pages that came so lie together, take at most
+ * longterm_pct of normal memory, and go back when their last such pin has gone. Where they cannot be moved
+ * (no normal memory, its share used up: -ENOMEM; held by others, a whole offline long perhaps: -EBUSY; the
+ * host does not show who holds a page, see FOREIGN: -EOPNOTSUPP), the pin is taken all the same where they are: the log is told
+ * once a call site, vac_pin_result, vac_owner and the statistics say so. With VAC_PIN_STRICT the call fails
+ * instead, with -ENOMEM or -EBUSY. Where there is no movable memory all this costs nothing.
  *
  * Do not take a pin while holding another one whose release depends on this one: a gate then ends
  * only by its timeout. (With VAC_PIN_NOWAIT you may: on -EAGAIN drop what you hold, and begin
@@ -926,6 +942,7 @@ const char *vac_blocker_class_name(enum vac_blocker_class cls); /* "short pin", 
 /* vac_owner.flags, besides VAC_PIN_* */
 #define VAC_OWNER_RELOCATABLE 0x100u /* the pin has vac_relocate_ops */
 #define VAC_OWNER_REVOCABLE 0x200u   /* and this one a revoke callback */
+#define VAC_OWNER_KEPT 0x400u /* long-term, and in movable memory all the same: error says why */
 
 struct vac_owner {
 	char owner[VAC_OWNER_MAX];
@@ -938,7 +955,7 @@ struct vac_owner {
 	unsigned stack_depth; /* return addresses, innermost first; 0 if not recorded */
 	uintptr_t stack[VAC_STACK_MAX];
 	/* What a callback of the pin has answered last, -ETIMEDOUT: one took, or takes, too long. 0: none has
-	 * failed. */
+	 * failed. With VAC_OWNER_KEPT: why it is there. */
 	int error;
 };
 

@@ -108,12 +108,16 @@ struct vac__pb {
 	_Atomic uint8_t populated; /* VAC__PB_* */
 	uint8_t zone;
 	bool online;
-	bool isolated; /* free chunks here are on no list: nothing is allocated */
+	_Atomic bool
+		grouped; /* what is in it was moved here to be pinned for long; looked at without */
+	bool isolated;   /* free chunks here are on no list: nothing is allocated */
 	/* The reservation: pages of one vpb at their own offsets in this pageblock. */
 	uint32_t resv_space; /* space id + 1, 0: none */
 	uint32_t resv_vpb;
 	uint32_t resv_next, resv_prev; /* list of reservations, oldest first; pb numbers */
 };
+#define VAC__ZONE_BIT(zone) (1u << (zone))
+#define VAC__ZONES_ALL (VAC__ZONE_BIT(VAC_ZONE_MOVABLE) | VAC__ZONE_BIT(VAC_ZONE_NORMAL))
 enum { VAC__PB_VIRGIN = 0, VAC__PB_BASE, VAC__PB_HUGE };
 
 struct vac__free_list {
@@ -258,6 +262,10 @@ struct vac__pin_rec {
 
 /* vac__pin_rec.flags: VAC_PIN_*, VAC_OWNER_*. With one of the latter it has a vac__pin_ext. */
 #define VAC__PIN_EXT (VAC_OWNER_RELOCATABLE | VAC_OWNER_REVOCABLE)
+/* Its frames are counted in longterm.pages. */
+#define VAC__PIN_COUNTED 0x1000u
+#define VAC__PIN_PUBLIC 0xfffu
+#define VAC__PIN_WHY_SHIFT 16 /* from here: why it is VAC_OWNER_KEPT, as a positive errno value */
 
 #define VAC__LEDGER_SHARDS 16u
 
@@ -339,7 +347,8 @@ struct vac__gather {
 /* Where a migration goes, if not where the allocator puts it. */
 struct vac__mig_aim {
 	struct vac__gather *gather; /* into what it names, or NULL */
-	uint32_t huge; /* the batch is a whole vpb and becomes this huge folio, or VAC__NO_PFN */
+	uint32_t huge;  /* the batch is a whole vpb and becomes this huge folio, or VAC__NO_PFN */
+	unsigned zones; /* only into these (VAC__ZONE_BIT), 0: any */
 };
 /* ---- Swap ----------------------------------------------------------------------------------- */
 
@@ -390,6 +399,18 @@ struct vac__counters {
 	_Atomic uint64_t gathered, collapsed_in_place, collapsed_by_copy, repaired;
 };
 
+/* See longterm.c. */
+#define VAC__SITES 64u
+struct vac__longterm {
+	_Atomic uint64_t pages;       /* of long-term pins in normal memory; once for each pin */
+	_Atomic uint64_t kept;        /* and in movable memory */
+	_Atomic uint64_t moved, back; /* frames that were moved out of movable memory, and back */
+	_Atomic uint64_t failed;      /* pins that had to stay there */
+	_Atomic uintptr_t site[VAC__SITES]; /* that were warned of */
+	_Atomic uint32_t stale;             /* 1: pins have gone, and their pages may move back */
+	struct vac__mig_item batch[VAC__BATCH]; /* hotplug lock */
+};
+
 struct vac_pool {
 	struct vac_pool *next; /* of all pools; see fork.c */
 	char name[VAC_NAME_MAX];
@@ -414,8 +435,10 @@ struct vac_pool {
 	struct vac__free_list resv;                       /* of pageblocks, through resv_next */
 	_Atomic uint64_t nr_total, nr_free, nr_resv, nr_isolated; /* written under zone */
 	_Atomic uint64_t nr_quar;                                 /* likewise */
-	_Atomic uint64_t nr_pb_free; /* likewise: whole pageblocks on the free lists */
-	uint32_t draining;           /* zone lock: the pageblock that compaction empties, or none */
+	_Atomic uint64_t nr_pb_free;            /* likewise: whole pageblocks on the free lists */
+	_Atomic uint64_t nr_movable, nr_normal; /* frames online, by zone; likewise */
+	uint32_t long_pb; /* zone lock: where the next page goes that is pinned for long, or none */
+	uint32_t draining; /* zone lock: the pageblock that compaction empties, or none */
 	_Atomic uint64_t nr_pb_huge, nr_pb_base;
 	_Atomic uint32_t said_base;     /* 1: the log knows that there are 4 KiB host pages */
 	_Atomic uint32_t said_dangling; /* 1: and that a migration entry was left behind */
@@ -450,6 +473,7 @@ struct vac_pool {
 	struct vac__counters c;
 	struct vac__swap swap;
 	struct vac__reloc reloc;
+	struct vac__longterm longterm;
 
 	struct vac__compactor {
 		uintptr_t thread;       /* of the port; constant while `runs` */
@@ -532,6 +556,10 @@ uint32_t vac__frames_used(struct vac_pool *pool, uint32_t pfn, uint32_t *nr_free
 			  uint32_t *nr_resv);
 int vac__huge_alloc(struct vac_pool *pool, bool want_zero, uint32_t *pfn);
 int vac__base_alloc(struct vac_pool *pool, struct vac_space *space, uint32_t page, uint32_t *pfn);
+int vac__huge_alloc_in(struct vac_pool *pool, unsigned zones, bool want_zero, uint32_t *pfn);
+int vac__base_alloc_in(struct vac_pool *pool, unsigned zones, struct vac_space *space,
+		       uint32_t page, uint32_t *pfn);
+int vac__long_alloc(struct vac_pool *pool, uint32_t page, uint32_t *pfn);
 int vac__gather_alloc(struct vac_pool *pool, struct vac__gather *g, struct vac_space *space,
 		      uint32_t page, uint32_t *pfn);
 uint32_t vac__gather_room(struct vac_pool *pool, const struct vac__gather *g, uint32_t want);
@@ -728,7 +756,20 @@ void vac__reloc_moved(struct vac_pool *pool, uint32_t pfn, const struct vac__mig
 		      unsigned n);
 void vac__reloc_resume(struct vac_pool *pool);
 bool vac__reloc_revoke(struct vac_pool *pool, uint32_t pfn, const struct vac__reloc_wait *w);
+void vac__reloc_hire(struct vac_pool *pool);
 void vac__reloc_stop(struct vac_pool *pool);
+
+/* ---- longterm.c ---- */
+int vac__long_settle(struct vac_space *s, uint64_t pin, uint32_t first, uint32_t end,
+		     unsigned flags, unsigned turn, struct vac_pin_result *res);
+void vac__long_end(struct vac_pool *pool, uint32_t index);
+void vac__long_warn(struct vac_pool *pool, const char *owner, uintptr_t site, int why);
+bool vac__long_back(struct vac_pool *pool);
+/* Frames of normal memory that may be pinned for long. */
+static inline uint64_t vac__long_limit(const struct vac_pool *pool)
+{
+	return vac__ld_rlx(&pool->nr_normal) * pool->opts.longterm_pct / 100;
+}
 
 /* ---- migrate.c ---- */
 uint64_t vac__expected_counts(bool swapcache, uint32_t isolated, uint32_t extra, uint32_t map);

@@ -267,6 +267,9 @@ bool vac__pin_view(struct vac_pool *pool, uint32_t index, struct vac__pin_view *
 		return false;
 	v->flags = vac__ld_acq(&r->flags);
 	v->error = v->flags & VAC__PIN_EXT ? vac__ld_rlx(&pool->ledger.ext[index].error) : 0;
+	if (v->flags & VAC_OWNER_KEPT)
+		v->error = -(int)(v->flags >> VAC__PIN_WHY_SHIFT);
+	v->flags &= VAC__PIN_PUBLIC;
 	v->tid = vac__ld_acq(&r->tid);
 	v->space = vac__ld_acq(&r->space);
 	v->nr_runs = vac__ld_acq(&r->nr_runs);

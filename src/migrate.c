@@ -20,7 +20,7 @@
  *	   meanwhile is gone, and stays so.
  *	7. unlock both; that of the source wakes the waiters, and free it or keep it
  *
- * Two kinds of migration aim at something. Compaction (gather) names the pageblocks that pages go to,
+ * Some migrations aim at something. A long-term pin's pages go to a zone (longterm.c). Compaction (gather) names the pageblocks that pages go to,
  * and uses the sources again at once, so that these are looked at once more: who has taken a page for
  * reading since the first look keeps its frame. A collapse (huge) makes one huge folio of all pages of a
  * vpb: one unit, which comes whole or not at all, and whose publication puts the pmd's entry in the
@@ -94,13 +94,14 @@ struct group {
 	uint32_t family, vpb;
 	long charged; /* host mappings booked for the splits of step 3 */
 	struct vac__gather *gather;
-	uint32_t huge; /* what all of it becomes, or VAC__NO_PFN */
+	uint32_t huge;  /* what all of it becomes, or VAC__NO_PFN */
+	unsigned zones; /* only into these, 0: any */
 };
 
 /* Sources are used again at once. */
 static bool aimed(const struct group *g)
 {
-	return g->gather || g->huge != VAC__NO_PFN;
+	return g->gather || g->zones || g->huge != VAC__NO_PFN;
 }
 
 /* The slot of an item in a space, if entries of its size can be there at all. */
@@ -387,7 +388,12 @@ static void alloc_group(struct group *g)
 		else if (g->gather && !it->huge)
 			r = vac__gather_alloc(pool, g->gather, s, it->index, &it->dst);
 		else if (it->huge)
-			r = vac__huge_alloc(pool, false, &it->dst);
+			r = vac__huge_alloc_in(pool, g->zones ? g->zones : VAC__ZONES_ALL, false,
+					       &it->dst);
+		else if (g->zones == VAC__ZONE_BIT(VAC_ZONE_NORMAL))
+			r = vac__long_alloc(pool, it->index, &it->dst);
+		else if (g->zones)
+			r = vac__base_alloc_in(pool, g->zones, s, it->index, &it->dst);
 		else
 			r = vac__base_alloc(pool, s, it->index, &it->dst);
 		/* Until it is published in every space its map count says too little: who wants to
@@ -827,6 +833,7 @@ void vac__migrate(struct vac_pool *pool, struct vac__mig_item *items, unsigned n
 
 /*
  * The same, to where `aim` says. With gather: base folios only, -ENOMEM where the scanners have met. With
+ * zones: -ENOMEM where these are full; those of normal memory alone go where long-term pins are. With
  * huge: asynchronously, the items are all the pages of a vpb; the reference on the huge folio is the
  * mapping's if err is 0, else still the caller's.
  */
@@ -852,6 +859,7 @@ void vac__migrate_to(struct vac_pool *pool, struct vac__mig_item *items, unsigne
 				  .item = &items[i],
 				  .gather = aim->gather,
 				  .huge = aim->huge,
+				  .zones = aim->zones,
 				  .family = items[i].family,
 				  .vpb = items[i].index >> VAC__PB_ORDER};
 

@@ -212,7 +212,9 @@ static inline __attribute__((always_inline)) int take(struct vac_space *space, c
 	base = (uintptr_t)space->base;
 	bytes = (size_t)space->vpbs << VAC__PB_SHIFT;
 	if (len == 0 || !pin || a + len < a ||
-	    (flags & ~(VAC_PIN_WRITE | VAC_PIN_LONGTERM | VAC_PIN_STACK | VAC_PIN_NOWAIT)))
+	    (flags & ~(VAC_PIN_WRITE | VAC_PIN_LONGTERM | VAC_PIN_STACK | VAC_PIN_NOWAIT |
+		       VAC_PIN_STRICT)) ||
+	    ((flags & VAC_PIN_STRICT) && !(flags & VAC_PIN_LONGTERM)))
 		return -EINVAL;
 	if (a < base || a - base >= bytes || len > bytes - (a - base))
 		return -EFAULT;
@@ -280,14 +282,53 @@ static inline __attribute__((always_inline)) int take(struct vac_space *space, c
 		return r;
 	}
 	*pin = (uint64_t)seq << 32 | p.index;
+	return 0;
+}
+
+/* One that lasts: see longterm.c. Inlined, so that the stack that is recorded begins with the caller. */
+static inline __attribute__((always_inline)) int
+take_long(struct vac_space *space, const void *addr, size_t len, const struct vac_pin_opts *o,
+	  struct vac_pin_result *res, uint64_t *pin)
+{
+	const struct vac_pin_opts *ext = o->relocate || o->revoke ? o : NULL;
+	uintptr_t a = (uintptr_t)addr, site;
+	uint64_t mine;
+	int r;
+
+	if (!pin)
+		return vac__port_forked() ? -EPERM : -EINVAL;
+
+	for (unsigned turn = 0;; turn++) {
+		uint32_t first, end;
+
+		r = take(space, addr, len, o->flags, o->owner, ext, &mine);
+		if (r < 0 || o->relocate || !(o->flags & VAC_PIN_LONGTERM))
+			break;
+		first = (uint32_t)((a - (uintptr_t)space->base) >> VAC__PAGE_SHIFT);
+		end = (uint32_t)((a - (uintptr_t)space->base + len - 1) >> VAC__PAGE_SHIFT) + 1;
+		r = vac__long_settle(space, mine, first, end, o->flags, turn, res);
+		if (r != -EAGAIN)
+			break;
+	}
+	if (r < 0)
+		return r;
+	*pin = mine;
 	if (ext)
-		vac__ext_ready(pool, *pin);
+		vac__ext_ready(space->pool, mine);
+	if (res->kept_error && vac__port_stack(&site, 1))
+		vac__long_warn(space->pool, o->owner, site, res->kept_error);
 	return 0;
 }
 
 int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flags,
 	    const char *owner, uint64_t *pin)
 {
+	if (flags & VAC_PIN_LONGTERM) {
+		struct vac_pin_opts o = {.flags = flags, .owner = owner};
+		struct vac_pin_result res = {0};
+
+		return take_long(space, addr, len, &o, &res, pin);
+	}
 	return take(space, addr, len, flags, owner, NULL, pin);
 }
 
@@ -309,7 +350,7 @@ int vac_pin_with(struct vac_space *space, const void *addr, size_t len,
 		return -EINVAL;
 	if (o.relocate)
 		o.flags |= VAC_PIN_LONGTERM;
-	r = take(space, addr, len, o.flags, o.owner, o.relocate || o.revoke ? &o : NULL, pin);
+	r = take_long(space, addr, len, &o, &answer, pin);
 	if (res) {
 		answer.size = res->size;
 		memcpy(res, &answer, res->size);
@@ -333,6 +374,8 @@ int vac_unpin(struct vac_pool *pool, uint64_t pin)
 	flags = vac__ld_rlx(&r->flags);
 	if (flags & VAC__PIN_EXT)
 		vac__ext_end(pool, index);
+	if (flags & VAC__PIN_COUNTED)
+		vac__long_end(pool, index);
 	release_runs(pool, r);
 	if (flags & VAC_PIN_LONGTERM)
 		vac__sub(&pool->ledger.longterm, 1);

@@ -43,6 +43,7 @@ enum {
 };
 
 #define TIMEOUT_MS 1000u
+#define REST_NS 100000000u
 
 static void lock(struct vac__reloc *rl)
 {
@@ -308,11 +309,17 @@ static void worker(void *arg)
 		uint32_t seen = vac__event_read(&rl->kick), index;
 
 		if (!rl->head) {
+			bool rest = vac__ld(&pool->longterm.stale);
+
 			rl->nr_idle++;
 			unlock(rl);
 			if (vac__ld(&rl->stop))
 				return;
-			vac__event_wait(&rl->kick, seen, 0);
+			/* What may move back can wait until nobody is at it any more. */
+			if (vac__event_wait(&rl->kick, seen, rest ? vac__port_now() + REST_NS : 0) <
+				    0 &&
+			    vac__xchg(&pool->longterm.stale, 0) && !vac__long_back(pool))
+				vac__xchg(&pool->longterm.stale, 1);
 			lock(rl);
 			rl->nr_idle--;
 			continue;
@@ -341,6 +348,17 @@ static int hire(struct vac_pool *pool)
 		rl->nr_idle++; /* it is, until it says otherwise */
 	}
 	return r;
+}
+
+/* At least one, for what is done in the background. */
+void vac__reloc_hire(struct vac_pool *pool)
+{
+	VAC__ENTER();
+	lock(&pool->reloc);
+	if (pool->reloc.nr_workers == 0)
+		hire(pool);
+	unlock(&pool->reloc);
+	VAC__LEAVE();
 }
 
 /* All pins are dropped: so nothing is queued, and no callback runs but one that has dropped its pin. */

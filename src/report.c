@@ -480,7 +480,10 @@ static void print_owner(const struct vac_owner *o, FILE *out)
 		: o->flags & VAC_PIN_LONGTERM    ? "long-term "
 						 : "",
 		o->flags & VAC_PIN_WRITE ? "write" : "read", (unsigned long long)o->addr,
-		(unsigned long long)o->len, o->error ? ", callback: " : "",
+		(unsigned long long)o->len,
+		!o->error                   ? ""
+		: o->flags & VAC_OWNER_KEPT ? ", kept in movable memory: "
+					    : ", callback: ",
 		o->error ? vac_strerror(o->error) : "");
 	for (unsigned i = 0; i < o->stack_depth; i++) {
 		char name[128];
