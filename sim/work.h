@@ -49,6 +49,7 @@ struct page {
 	bool mapped;
 	uint8_t prot;
 	uint32_t gen; /* goes up when what is there is dropped */
+	bool going;   /* that is under way */
 	uint64_t word[WORDS];
 	/* Bit set: written by a device without a pin where the host does not tell who holds a page. Until
 	 * the block that it went to has been certified, the word may be what it was. */

@@ -301,6 +301,8 @@ static void change_mapping(struct writer *t, enum op op)
 		all &= t->page[p].mapped;
 		none &= !t->page[p].mapped;
 	}
+	for (uint32_t p = first; p < first + n; p++)
+		t->page[p].going = op == OP_UNMAP || op == OP_DONTNEED;
 	switch (op) {
 	case OP_MAP:
 		/* One draw a statement: the order of operands is the compiler's. */
@@ -360,6 +362,8 @@ static void change_mapping(struct writer *t, enum op op)
 			       sim_one_in(2) ? VAC_ADV_HUGE : VAC_ADV_NOHUGE);
 		work_must(r == 0 || r == -ENOMEM, SIM_CONTENT, "advice", r);
 	}
+	for (uint32_t p = first; p < first + n; p++)
+		t->page[p].going = false;
 }
 
 /* ---- Threads ---------------------------------------------------------------------------------- */

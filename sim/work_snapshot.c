@@ -150,6 +150,12 @@ struct before {
 };
 static struct before befores[SNAPPERS];
 
+/* Which drops of a page are over; unlike any other while one is under way. */
+static uint32_t drops_of(const struct page *m)
+{
+	return m->gen << 1 | m->going;
+}
+
 static void remember(struct before *b)
 {
 	for (int w = 0; w < world.nr_writers; w++) {
@@ -157,7 +163,7 @@ static void remember(struct before *b)
 			struct page *m = &world.writer[w].page[p];
 
 			memcpy(b->word[(uint32_t)w * REGION_PAGES + p], m->word, sizeof(m->word));
-			b->gen[(uint32_t)w * REGION_PAGES + p] = m->gen;
+			b->gen[(uint32_t)w * REGION_PAGES + p] = drops_of(m);
 		}
 	}
 }
@@ -170,7 +176,7 @@ static void judge(struct shot *s, const struct before *b, const uint64_t *last, 
 
 	look(s, p, i);
 	v = s->word[p][i];
-	if (!s->known[p][i] || v == UINT64_MAX || gen[p] != b->gen[p])
+	if (!s->known[p][i] || v == UINT64_MAX || gen[p] != b->gen[p] || gen[p] & 1)
 		return;
 	if (v < old || v > ((uint64_t)(w + 1) << 48 | last[w]))
 		sim_fail(SIM_CONTENT, "a snapshot's page %u word %u: %#llx, was %#llx before it", p,
@@ -224,7 +230,7 @@ static void round_of(int me)
 	for (int w = 0; w < world.nr_writers; w++)
 		last[w] = world.writer[w].seq;
 	for (uint32_t p = 0; p < pages(); p++)
-		gen[p] = world.writer[p / REGION_PAGES].page[p % REGION_PAGES].gen;
+		gen[p] = drops_of(&world.writer[p / REGION_PAGES].page[p % REGION_PAGES]);
 	for (uint64_t n = 10 + sim_below(30); n; n--)
 		judge(a, before, last, gen, (uint32_t)sim_below(pages()),
 		      (uint32_t)sim_below(WORDS));
