@@ -65,7 +65,8 @@
  *   CLONE_VM and not through fork() is not supported.
  * - Futexes in pool memory: process-private ones (mutexes, condition variables and semaphores with
  *   default attributes) are keyed by address and keep working; process-shared ones are keyed by
- *   the file page beneath and lose their waiters when the page moves.
+ *   the file page beneath and lose their waiters when the page moves, unless it is declared to hold
+ *   such words: VAC_ADV_WAITWORDS. The engine cannot see that a page holds any.
  * - Each separately placed or protected run costs one mapping of the host. The engine counts
  *   them, leaves a tenth of vm.max_map_count to the program, and answers -ENOMEM sooner than
  *   overrun it.
@@ -680,6 +681,13 @@ enum vac_advice {
 	VAC_ADV_DONTNEED, /* drop the contents: zeroes on the next touch. -EBUSY as vac_unmap() */
 	VAC_ADV_HUGE,     /* from now on fill with huge folios where possible: see COMPACTION too */
 	VAC_ADV_NOHUGE,   /* from now on fill with base folios; what is there stays */
+	/* The range holds wait words that processes share (mutexes, condition variables, semaphores that are
+	 * PTHREAD_PROCESS_SHARED, futexes without FUTEX_PRIVATE_FLAG): keep its pages where they are, in normal
+	 * memory if there is any, and name them in reports (VAC_HELD_WAITWORDS), as if pinned for long by
+	 * "process-shared wait words". Until NOWAITWORDS, DONTNEED or vac_unmap(); -EBUSY as for pinned memory
+	 * where that cuts through a huge folio. -ENOMEM: a part is not mapped. */
+	VAC_ADV_WAITWORDS,
+	VAC_ADV_NOWAITWORDS,
 };
 int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice advice);
 
@@ -936,12 +944,14 @@ enum vac_blocker_class {
 	VAC_HELD_LOST, /* bytes came late, and the program has written the same ones: FOREIGN */
 	VAC_HELD_RELOCATABLE, /* pins that can move, whose holders an offline would ask */
 	VAC_HELD_REFUSED,     /* one of them has refused, or took too long: vac_owner.error */
+	VAC_HELD_WAITWORDS,   /* declared to hold process-shared futexes: VAC_ADV_WAITWORDS */
 };
 const char *vac_blocker_class_name(enum vac_blocker_class cls); /* "short pin", ... */
 
 /* vac_owner.flags, besides VAC_PIN_* */
 #define VAC_OWNER_RELOCATABLE 0x100u /* the pin has vac_relocate_ops */
 #define VAC_OWNER_REVOCABLE 0x200u   /* and this one a revoke callback */
+#define VAC_OWNER_WAITWORDS 0x800u   /* the engine's own, for VAC_ADV_WAITWORDS */
 #define VAC_OWNER_KEPT 0x400u /* long-term, and in movable memory all the same: error says why */
 
 struct vac_owner {

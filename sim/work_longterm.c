@@ -158,7 +158,7 @@ static void relocatable(struct writer *t)
 	struct vac_pin_opts o = VAC_INIT(struct vac_pin_opts);
 	struct device *d = &devices[t->id];
 	uint32_t n = 1 + (uint32_t)sim_below(DEV_PAGES);
-	bool starved = work_may_starve();
+	bool starved = work_may_starve(), waits = sim_one_in(2);
 	int r;
 
 	memset(d, 0, sizeof(*d));
@@ -197,7 +197,7 @@ static void relocatable(struct writer *t)
 			sim_sleep(sim_below(100000));
 	}
 	/* Whoever was asked is told to go on. */
-	for (uint32_t k = 0; sim_one_in(2) && d->still && !d->dropped; k++) {
+	for (uint32_t k = 0; waits && d->still && !d->dropped; k++) {
 		if (k > 1000)
 			sim_fail(SIM_LIVENESS, "a device keeps still for ever");
 		sim_sleep(1000000);

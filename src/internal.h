@@ -453,7 +453,8 @@ struct vac_pool {
 	bool cloned, may_swap;
 	struct vac__mutex fault[64]; /* rank fault, by (space, vpb) */
 
-	_Atomic uint32_t holds; /* of control/: the pool cannot be closed meanwhile */
+	_Atomic uint32_t nr_words; /* records of wait words */
+	_Atomic uint32_t holds;    /* of control/: the pool cannot be closed meanwhile */
 	struct vac__ledger ledger;
 	struct vac__bucket buckets[VAC__BUCKETS]; /* gates, hashed by pfn */
 	struct vac__event progress;
@@ -758,6 +759,10 @@ void vac__reloc_resume(struct vac_pool *pool);
 bool vac__reloc_revoke(struct vac_pool *pool, uint32_t pfn, const struct vac__reloc_wait *w);
 void vac__reloc_hire(struct vac_pool *pool);
 void vac__reloc_stop(struct vac_pool *pool);
+
+/* ---- waitwords.c ---- */
+int vac__words_declare(struct vac_space *s, uint32_t first, uint32_t end);
+int vac__words_end(struct vac_space *s, uint32_t first, uint32_t end);
 
 /* ---- longterm.c ---- */
 int vac__long_settle(struct vac_space *s, uint64_t pin, uint32_t first, uint32_t end,

@@ -381,12 +381,14 @@ bool vac__pin_find(struct vac_pool *pool, uint32_t pfn, uint32_t *cursor, struct
 	return false;
 }
 
+/* By anybody but the engine itself. */
 bool vac__ledger_space_held(struct vac_pool *pool, uint32_t space_id)
 {
 	struct vac__pin_view v;
 
 	for (uint32_t i = 0; i < vac__ld_acq(&pool->ledger.top); i++)
-		if (vac__pin_view(pool, i, &v) && v.space == space_id + 1)
+		if (vac__pin_view(pool, i, &v) && v.space == space_id + 1 &&
+		    !(v.flags & VAC_OWNER_WAITWORDS))
 			return true;
 	return false;
 }

@@ -187,7 +187,8 @@ int vac_pool_close(struct vac_pool *pool)
 		return -EBUSY;
 	VAC__ENTER();
 	for (uint32_t i = 0; i < vac__ld_acq(&pool->ledger.top) && r == 0; i++)
-		if (vac__seq_used(vac__ld_acq(&pool->ledger.rec[i].seq)))
+		if (vac__seq_used(vac__ld_acq(&pool->ledger.rec[i].seq)) &&
+		    !(vac__ld_acq(&pool->ledger.rec[i].flags) & VAC_OWNER_WAITWORDS))
 			r = -EBUSY;
 	if (r == 0) {
 		vac__compactor_stop(pool);

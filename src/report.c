@@ -101,12 +101,15 @@ static enum vac_blocker_class of_pin(enum vac_blocker_class most, const struct v
 	static const uint8_t weight[] = {[VAC_HELD_RELOCATABLE] = 1,
 					 [VAC_HELD_SHORT_PIN] = 2,
 					 [VAC_HELD_REFUSED] = 3,
+					 [VAC_HELD_WAITWORDS] = 5,
 					 [VAC_HELD_LONG_PIN] = 4};
 	enum vac_blocker_class cls = VAC_HELD_SHORT_PIN;
 
 	/* What nothing shows cannot be found again by its holder: see vac__reloc_look(). */
 	if ((v->flags & VAC_OWNER_RELOCATABLE) && shown)
 		cls = v->error ? VAC_HELD_REFUSED : VAC_HELD_RELOCATABLE;
+	else if (v->flags & VAC_OWNER_WAITWORDS)
+		cls = VAC_HELD_WAITWORDS;
 	else if (v->flags & VAC_PIN_LONGTERM)
 		cls = VAC_HELD_LONG_PIN;
 	return weight[cls] > weight[most] ? cls : most;
@@ -461,6 +464,7 @@ const char *vac_blocker_class_name(enum vac_blocker_class cls)
 		[VAC_HELD_LOST] = "late foreign write lost",
 		[VAC_HELD_RELOCATABLE] = "relocatable pin",
 		[VAC_HELD_REFUSED] = "refused relocation",
+		[VAC_HELD_WAITWORDS] = "process-shared wait words",
 	};
 
 	return (unsigned)cls < sizeof(names) / sizeof(names[0]) ? names[cls] : "unknown";

@@ -180,6 +180,7 @@ int vac__space_destroy(struct vac_space *s)
 
 	if (vac__ledger_space_held(pool, s->id))
 		return -EBUSY;
+	vac__words_end(s, 0, s->pages);
 	vac__wrlock(&s->lock, VAC__RANK_SPACE);
 	vac__wrlock(&pool->families[s->family].lock, VAC__RANK_RMAP);
 	if (pool->mem->unmap(pool->mem_ctx, s->base, vac_space_bytes(s)) < 0) {
@@ -477,7 +478,8 @@ int vac_unmap(struct vac_space *space, void *addr, size_t len)
 	if (r < 0)
 		return r;
 	VAC__ENTER();
-	r = drop(space, first, end, true);
+	r = vac__words_end(space, first, end);
+	r = r < 0 ? r : drop(space, first, end, true);
 	VAC__LEAVE();
 	return r;
 }
@@ -857,7 +859,12 @@ int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice 
 		r = populate(space, first, end, true);
 		r = r == -EFAULT ? -ENOMEM : r;
 		break;
-	case VAC_ADV_DONTNEED: r = drop(space, first, end, false); break;
+	case VAC_ADV_DONTNEED:
+		r = vac__words_end(space, first, end);
+		r = r < 0 ? r : drop(space, first, end, false);
+		break;
+	case VAC_ADV_WAITWORDS: r = vac__words_declare(space, first, end); break;
+	case VAC_ADV_NOWAITWORDS: r = vac__words_end(space, first, end); break;
 	case VAC_ADV_HUGE:
 	case VAC_ADV_NOHUGE:
 		r = mark(space, first, end, advice == VAC_ADV_NOHUGE ? MARK_NOHUGE : MARK_HUGE);
