@@ -18,7 +18,7 @@ struct device {
 	uint64_t handle;
 	struct sim_dma frame[DEV_PAGES];
 	uint32_t gen[DEV_PAGES];
-	bool alive, still, busy, dropped;
+	bool alive, asked, still, busy, dropped;
 	bool ended; /* reaches nothing any more; its pin is about to be dropped */
 	bool told[DEV_PAGES], held[DEV_PAGES];
 };
@@ -54,7 +54,7 @@ static void find(struct device *d, uint32_t k)
 	d->told[k] = true;
 }
 
-static int quiesce(void *ctx, uint64_t pin)
+static int keep_still(void *ctx, uint64_t pin)
 {
 	struct device *d = ctx;
 	int r = 0;
@@ -83,6 +83,17 @@ static int quiesce(void *ctx, uint64_t pin)
 		d->alive = r != 0;
 	}
 	return 0;
+}
+
+static int quiesce(void *ctx, uint64_t pin)
+{
+	struct device *d = ctx;
+	int r;
+
+	d->asked = true;
+	r = keep_still(ctx, pin);
+	d->asked = false;
+	return r;
 }
 
 static int repoint(void *ctx, uint64_t pin, void *addr, size_t len)
@@ -153,6 +164,20 @@ static void transfer(struct device *d)
 	d->busy = false;
 }
 
+/* A short pin that may outlast a gate: then the page stays, and its device is told to go on. */
+static void short_beside(struct device *d)
+{
+	uint64_t handle;
+	int r = vac_pin(world.space, work_ptr(at(d, (uint32_t)sim_below(d->n))), PAGE,
+			VAC_PIN_NOWAIT, "short beside", &handle);
+
+	if (r < 0)
+		return;
+	sim_sleep(sim_below(3 * GATE_MS * 1000000));
+	r = vac_unpin(world.pool, handle);
+	work_must(r == 0, SIM_CONTENT, "an unpin", r);
+}
+
 static void relocatable(struct writer *t)
 {
 	struct vac_pin_opts o = VAC_INIT(struct vac_pin_opts);
@@ -195,9 +220,11 @@ static void relocatable(struct writer *t)
 				   (uint32_t)sim_below(WORDS));
 		if (sim_one_in(3))
 			sim_sleep(sim_below(100000));
+		if (!world.calm && sim_one_in(12))
+			short_beside(d);
 	}
 	/* Whoever was asked is told to go on. */
-	for (uint32_t k = 0; waits && d->still && !d->dropped; k++) {
+	for (uint32_t k = 0; waits && (d->asked || d->still) && !d->dropped; k++) {
 		if (k > 1000)
 			sim_fail(SIM_LIVENESS, "a device keeps still for ever");
 		sim_sleep(1000000);

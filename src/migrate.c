@@ -546,10 +546,10 @@ static void look_again(struct group *g)
 		n = 1;
 		if (it->state != FROZEN)
 			continue;
-		while (k + n < g->n && it[n].state == FROZEN && it[n].src == it->src + n &&
-		       (it->src + n) % VAC__PB_PAGES)
+		while (!it->huge && k + n < g->n && it[n].state == FROZEN &&
+		       it[n].src == it->src + n && (it->src + n) % VAC__PB_PAGES)
 			n++;
-		vac__look_at_drop(g->pool, it->src, n);
+		vac__look_at_drop(g->pool, it->src, n * pages_of(it));
 	}
 }
 

@@ -149,8 +149,9 @@ static void test_declare(void **state UNUSED)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_play_on),
+		/* First, as the first pool of a process is to look at holders: that stays. */
 		cmocka_unit_test(test_declare),
+		cmocka_unit_test(test_play_on),
 	};
 
 	t_filter(argc, argv);
