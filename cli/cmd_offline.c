@@ -48,6 +48,8 @@ void cmd_offline_usage(void)
 	     "      --timeout TIME   of each block (default 10s)\n"
 	     "      --writers PCT    let writers keep so much of the time, 0 to 95 (default 0: be fast)\n"
 	     "      --best-effort    without enough memory elsewhere, move what fits, then stop\n"
+	     "      --revoke         ask the holders of pins that keep it, where they can be asked, to\n"
+	     "                       let go\n"
 	     "      --dry-run        move nothing: say who holds the block now and what memory is\n"
 	     "                       missing, with the exit status that this would have\n"
 	     "      --detach         do not wait: the program goes on by itself, see 'vacate ls'\n"
@@ -298,7 +300,16 @@ static int take_all(struct offline *o, struct targets *ts)
 	return o->done || o->partly ? CMD_PARTLY : o->failed_rc;
 }
 
-enum { OPT_TIMEOUT = 256, OPT_WRITERS, OPT_BEST, OPT_DRY, OPT_DETACH, OPT_CANCEL, OPT_JSON };
+enum {
+	OPT_TIMEOUT = 256,
+	OPT_WRITERS,
+	OPT_BEST,
+	OPT_REVOKE,
+	OPT_DRY,
+	OPT_DETACH,
+	OPT_CANCEL,
+	OPT_JSON
+};
 
 static int parse(struct offline *o, int argc, char **argv)
 {
@@ -306,6 +317,7 @@ static int parse(struct offline *o, int argc, char **argv)
 		{"timeout", required_argument, NULL, OPT_TIMEOUT},
 		{"writers", required_argument, NULL, OPT_WRITERS},
 		{"best-effort", no_argument, NULL, OPT_BEST},
+		{"revoke", no_argument, NULL, OPT_REVOKE},
 		{"dry-run", no_argument, NULL, OPT_DRY},
 		{"detach", no_argument, NULL, OPT_DETACH},
 		{"cancel", no_argument, NULL, OPT_CANCEL},
@@ -330,6 +342,7 @@ static int parse(struct offline *o, int argc, char **argv)
 			o->q.flags |= (uint32_t)pct << VAC__CTL_WRITERS;
 			break;
 		case OPT_BEST: o->q.flags |= VAC__CTL_BEST_EFFORT; break;
+		case OPT_REVOKE: o->q.flags |= VAC__CTL_REVOKE; break;
 		case OPT_DRY: o->q.flags |= VAC__CTL_DRY_RUN; break;
 		case OPT_DETACH: o->q.flags |= VAC__CTL_DETACH; break;
 		case OPT_CANCEL: o->cancel = true; break;

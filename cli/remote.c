@@ -61,6 +61,7 @@ static int fetch_owners(struct target *t, uint32_t index, unsigned n, struct vac
 			target_clean(o[got].thread, sizeof(o[got].thread));
 			o[got].tid = c->tid;
 			o[got].flags = c->flags;
+			o[got].error = c->error;
 			o[got].age_ns = c->age_ns;
 			o[got].addr = (uintptr_t)c->addr;
 			o[got].len = c->len;
@@ -182,9 +183,16 @@ static void print_owner(const struct vac_owner *o, struct symbols *syms, FILE *o
 		fprintf(out, " (%s)", o->thread);
 	else
 		fputs(" (ended)", out);
-	fprintf(out, ", for %.3f s, %s%s %#" PRIxPTR "+%" PRIu64 "\n", (double)o->age_ns / 1e9,
-		o->flags & VAC_PIN_LONGTERM ? "long-term " : "",
+	fprintf(out, ", for %.3f s, %s%s %#" PRIxPTR "+%" PRIu64, (double)o->age_ns / 1e9,
+		o->flags & VAC_OWNER_RELOCATABLE ? "relocatable "
+		: o->flags & VAC_PIN_LONGTERM    ? "long-term "
+						 : "",
 		o->flags & VAC_PIN_WRITE ? "write" : "read", o->addr, o->len);
+	if (o->error)
+		fprintf(out, ", %s: %s",
+			o->flags & VAC_OWNER_KEPT ? "kept in movable memory" : "callback",
+			vac_strerror(o->error));
+	fputc('\n', out);
 	print_stack(o, syms, out);
 }
 

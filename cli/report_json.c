@@ -66,6 +66,15 @@ static json_t *owner_json(const struct vac_owner *o, struct symbols *syms)
 			      (json_int_t)o->age_ns, "address", (json_int_t)o->addr, "bytes",
 			      (json_int_t)o->len);
 
+	if (j) {
+		json_object_set_new(j, "relocatable",
+				    json_boolean(o->flags & VAC_OWNER_RELOCATABLE));
+		json_object_set_new(j, "revocable", json_boolean(o->flags & VAC_OWNER_REVOCABLE));
+		json_object_set_new(j, "kept", json_boolean(o->flags & VAC_OWNER_KEPT));
+		json_object_set_new(j, "error", json_integer(o->error));
+		json_object_set_new(j, "error_text",
+				    json_string(o->error ? vac_strerror(o->error) : ""));
+	}
 	if (j && o->stack_depth)
 		json_object_set_new(j, "stack", stack_json(o, syms));
 	return j;

@@ -95,7 +95,8 @@ struct vac__ctl_blocker {
 struct vac__ctl_owner {
 	uint32_t tid, flags;
 	uint64_t age_ns, addr, len;
-	uint32_t stack_depth, zero;
+	uint32_t stack_depth;
+	int32_t error;
 	char owner[VAC_OWNER_MAX];
 	char thread[16];
 	uint64_t stack[VAC_STACK_MAX];
@@ -110,6 +111,7 @@ struct vac__ctl_owners {
 #define VAC__CTL_BEST_EFFORT 1u
 #define VAC__CTL_DRY_RUN 2u
 #define VAC__CTL_DETACH 4u /* answer at once; the offline goes on without the client */
+#define VAC__CTL_REVOKE 16u
 #define VAC__CTL_WRITERS 8 /* from this bit on, seven of them: writers_pct of vac_offline_opts */
 #define VAC__CTL_WRITERS_MASK (0x7fu << VAC__CTL_WRITERS)
 

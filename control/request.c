@@ -188,6 +188,7 @@ static int answer_owners(struct vac__ctl_session *s, uint32_t index, uint32_t fi
 		c->addr = o.addr;
 		c->len = o.len;
 		c->stack_depth = o.stack_depth;
+		c->error = o.error;
 		memcpy(c->owner, o.owner, sizeof(c->owner));
 		memcpy(c->thread, o.thread, sizeof(c->thread));
 		for (unsigned i = 0; i < o.stack_depth && i < VAC_STACK_MAX; i++)
@@ -216,8 +217,9 @@ static int check_work(const struct vac__ctl_packet *p, bool has_fd)
 
 	switch (p->head.op) {
 	case VAC__CTL_OFFLINE:
-		return p->u.offline.flags & ~(VAC__CTL_BEST_EFFORT | VAC__CTL_DRY_RUN |
-					      VAC__CTL_DETACH | VAC__CTL_WRITERS_MASK)
+		return p->u.offline.flags &
+				       ~(VAC__CTL_BEST_EFFORT | VAC__CTL_DRY_RUN | VAC__CTL_DETACH |
+					 VAC__CTL_REVOKE | VAC__CTL_WRITERS_MASK)
 			       ? -EINVAL
 			       : 0;
 	case VAC__CTL_ONLINE: return p->u.two.b > VAC_ZONE_NORMAL ? -EINVAL : 0;
@@ -317,7 +319,8 @@ static void work_offline(struct vac__ctl_work *w)
 
 	o.timeout_ms = q->timeout_ms;
 	o.flags = (q->flags & VAC__CTL_BEST_EFFORT ? VAC_OFFLINE_BEST_EFFORT : 0) |
-		  (q->flags & VAC__CTL_DRY_RUN ? VAC_OFFLINE_DRY_RUN : 0);
+		  (q->flags & VAC__CTL_DRY_RUN ? VAC_OFFLINE_DRY_RUN : 0) |
+		  (q->flags & VAC__CTL_REVOKE ? VAC_OFFLINE_REVOKE : 0);
 	o.writers_pct = (q->flags & VAC__CTL_WRITERS_MASK) >> VAC__CTL_WRITERS;
 	o.progress = offline_progress;
 	o.progress_ctx = w;

@@ -65,7 +65,8 @@
  *   CLONE_VM and not through fork() is not supported.
  * - Futexes in pool memory: process-private ones (mutexes, condition variables and semaphores with
  *   default attributes) are keyed by address and keep working; process-shared ones are keyed by
- *   the file page beneath and lose their waiters when the page moves.
+ *   the file page beneath and lose their waiters when the page moves, unless it is declared to hold
+ *   such words: VAC_ADV_WAITWORDS. The engine cannot see that a page holds any.
  * - Each separately placed or protected run costs one mapping of the host. The engine counts
  *   them, leaves a tenth of vm.max_map_count to the program, and answers -ENOMEM sooner than
  *   overrun it.
@@ -257,6 +258,7 @@ struct vac_pool_opts {
 	 * async-signal-safe, such as write(2). NULL: messages are dropped. */
 	void (*log)(void *ctx, enum vac_log_level level, const char *msg);
 	void *log_ctx;
+	uint32_t longterm_pct; /* of VAC_ZONE_NORMAL, the most that long-term pins may take; 0: 75 */
 };
 
 /*
@@ -318,6 +320,11 @@ struct vac_pool_stats {
 	 * not be read or written. */
 	uint64_t swap_slots, swap_used, swap_bad;
 	uint64_t swap_in, swap_out, swap_second_chances, swap_errors;
+	/* Long-term pins, but those that can move. Frames in normal memory, counted once for each pin, and the
+	 * most that there may be; frames in movable memory, where they keep their blocks. Frames moved to normal
+	 * memory for them, and back; pins that could not be moved. */
+	uint64_t longterm_frames, longterm_limit, longterm_kept;
+	uint64_t longterm_moved, longterm_moved_back, longterm_failed;
 };
 
 /* Fill *stats (set stats->size first). Counters are read one by one, not at one instant. */
@@ -435,6 +442,7 @@ int vac_block_online(struct vac_pool *pool, int id, enum vac_zone zone);
 #define VAC_OFFLINE_BEST_EFFORT 1u /* without enough target memory, move what fits, then stop */
 #define VAC_OFFLINE_DRY_RUN 2u     /* move nothing; answer what would hold it: see below */
 #define VAC_OFFLINE_SWAP 8u        /* write pages to the swap file, if any, sooner than move them */
+#define VAC_OFFLINE_REVOKE 16u /* ask holders of pins that keep it to let go: vac_pin_opts.revoke */
 #define VAC_OFFLINE_TEST_NO_GATE 4u /* test switch: do not gate pins; endless I/O then starves us */
 
 struct vac_offline_progress {
@@ -688,6 +696,13 @@ enum vac_advice {
 	 * happens. What is pinned, or shared with a snapshot, is left alone; a page that is moved meanwhile
 	 * is like any other again. -EINVAL as VAC_ADV_DONTNEED. */
 	VAC_ADV_COLD,
+	/* The range holds wait words that processes share (mutexes, condition variables, semaphores that are
+	 * PTHREAD_PROCESS_SHARED, futexes without FUTEX_PRIVATE_FLAG): keep its pages where they are, in normal
+	 * memory if there is any, and name them in reports (VAC_HELD_WAITWORDS), as if pinned for long by
+	 * "process-shared wait words". Until NOWAITWORDS, DONTNEED or vac_unmap(); -EBUSY as for pinned memory
+	 * where that cuts through a huge folio. -ENOMEM: a part is not mapped. */
+	VAC_ADV_WAITWORDS,
+	VAC_ADV_NOWAITWORDS,
 };
 int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice advice);
 
@@ -753,9 +768,10 @@ int vac_last_fault(struct vac_pool *pool, struct vac_fault_info *info);
 
 #define VAC_PIN_READ 0u     /* the holder only reads the memory */
 #define VAC_PIN_WRITE 1u    /* the holder writes it; the mapping must allow that */
-#define VAC_PIN_LONGTERM 2u /* held for longer than an I/O: offline does not wait, it reports */
+#define VAC_PIN_LONGTERM 2u /* held for longer than an I/O: offline does not wait; see below */
 #define VAC_PIN_STACK 4u    /* record this call's stack */
 #define VAC_PIN_NOWAIT 8u   /* -EAGAIN where the call would wait for a gate (not for a copy) */
+#define VAC_PIN_STRICT 16u  /* with LONGTERM: fail rather than stay in movable memory */
 
 /*
  * Pin every folio of [addr, addr+len): fill it in, and keep it where it is until vac_unpin(). No
@@ -764,6 +780,15 @@ int vac_last_fault(struct vac_pool *pool, struct vac_fault_info *info);
  * *pin gets a handle that any thread may use once. If all pages are present and none is
  * leaving, the call takes no lock and makes no system call; else it may block: for a migration,
  * or for a gate, holding nothing of its own meanwhile (at most gate_timeout_ms a time).
+ *
+ * With VAC_PIN_LONGTERM what lies in movable memory, or in a block that is leaving, is first moved to a block
+ * of VAC_ZONE_NORMAL, where it is in nobody's way; this call holds no pin meanwhile, and may wait for short
+ * pins of others, or for an offline, for gate_timeout_ms. Pages that came so lie together, take at most
+ * longterm_pct of normal memory, and go back when their last such pin has gone. Where they cannot be moved
+ * (no normal memory, its share used up: -ENOMEM; held by others, a whole offline long perhaps: -EBUSY; the
+ * host does not show who holds a page, see FOREIGN: -EOPNOTSUPP), the pin is taken all the same where they are: the log is told
+ * once a call site, vac_pin_result, vac_owner and the statistics say so. With VAC_PIN_STRICT the call fails
+ * instead, with -ENOMEM or -EBUSY. Where there is no movable memory all this costs nothing.
  *
  * Do not take a pin while holding another one whose release depends on this one: a gate then ends
  * only by its timeout. (With VAC_PIN_NOWAIT you may: on -EAGAIN drop what you hold, and begin
@@ -777,8 +802,65 @@ int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flag
 	    const char *owner, uint64_t *pin);
 
 /*
+ * A pin that can move: its holder, asked by vac_block_offline(), lets go for a moment, and goes on with
+ * the new frames. For pins that last, where waiting is no use: registered buffers, rings, device queues.
+ *
+ * Callbacks run in a thread of the pool's own, one at a time as a rule, with no lock of the engine held
+ * and all signals blocked but those of faults: pool memory may be touched. They may call vac_unpin() and
+ * what only reads (vac_page_info(), vac_pool_stats()); no other call on this pool. ctx and pin are those
+ * of vac_pin_with(), which may not have returned yet when the first one comes (*pin is set by then).
+ */
+struct vac_relocate_ops {
+	size_t size;
+	/* 0: until resume() nothing reaches the memory through the pin, and nobody holds its frames: the
+	 * kernel neither, so what was registered with it is unregistered (else the offline finds the holder,
+	 * and the page stays). Waiting here for transfers under way is fine. -EAGAIN: not now, ask again in a
+	 * moment; other values refuse, for this offline. */
+	int (*quiesce)(void *ctx, uint64_t pin);
+	/* [addr, addr+len), a part of what was pinned, has new frames, which the pin holds: register them.
+	 * Once for each such run of addresses. It cannot be undone: an error is told to the log, and to the
+	 * report of a later offline. */
+	int (*repoint)(void *ctx, uint64_t pin, void *addr, size_t len);
+	/* Once after each quiesce() that has answered 0, whether anything has moved or not; not if the pin was
+	 * dropped meanwhile. */
+	void (*resume)(void *ctx, uint64_t pin);
+	/* One call that takes longer is given up: its page stays, the report names the owner, and the offline
+	 * goes on. When it returns, what is then missing (repoint, resume) is called. 0: 1000. */
+	uint32_t timeout_ms;
+};
+
+struct vac_pin_opts {
+	size_t size;
+	unsigned flags; /* VAC_PIN_* */
+	const char *owner;
+	/* Copied. With it the pin counts as VAC_PIN_LONGTERM, and stays in the memory where it is. */
+	const struct vac_relocate_ops *relocate;
+	/* Asked by an offline with VAC_OFFLINE_REVOKE, once, when the pin keeps its block: to let go. The owner
+	 * calls vac_unpin() now or later and answers 0, or a negative value: it will not. Nothing is forced.
+	 * As the callbacks above. */
+	int (*revoke)(void *ctx, uint64_t pin);
+	void *ctx;
+};
+
+struct vac_pin_result {
+	size_t size;
+	uint32_t migrated;       /* folios that were moved to normal memory first */
+	uint32_t unmovable_kept; /* folios that stay in movable memory, as they could not be moved */
+	int kept_error;          /* why: a negative errno value */
+};
+
+/*
+ * vac_pin() with more to say. res may be NULL. Errors: those of vac_pin(), -EINVAL (a size, or a callback is
+ * missing), -ENOMEM (a thread for the callbacks too).
+ */
+int vac_pin_with(struct vac_space *space, const void *addr, size_t len,
+		 const struct vac_pin_opts *opts, struct vac_pin_result *res, uint64_t *pin);
+
+/*
  * Drop a pin. Call it only when nobody will touch the memory through it again. -EINVAL: not a pin
- * of this pool, or dropped already (nothing is changed). Never blocks beyond short engine locks.
+ * of this pool, or dropped already (nothing is changed). Never blocks beyond short engine locks; but if
+ * the pin has callbacks, it waits for one of its own that is running (not if called by that), and for its
+ * pages that are being copied. After it none is called any more: so hold no lock that they take.
  */
 int vac_unpin(struct vac_pool *pool, uint64_t pin);
 
@@ -876,19 +958,31 @@ enum vac_blocker_class {
 	VAC_HELD_BUSY,       /* being filled, split or moved by another thread */
 	VAC_HELD_LATE,       /* bytes came late for this page, which is pinned: see FOREIGN */
 	VAC_HELD_LOST, /* bytes came late, and the program has written the same ones: FOREIGN */
+	VAC_HELD_RELOCATABLE, /* pins that can move, whose holders an offline would ask */
+	VAC_HELD_REFUSED,     /* one of them has refused, or took too long: vac_owner.error */
+	VAC_HELD_WAITWORDS,   /* declared to hold process-shared futexes: VAC_ADV_WAITWORDS */
 };
 const char *vac_blocker_class_name(enum vac_blocker_class cls); /* "short pin", ... */
+
+/* vac_owner.flags, besides VAC_PIN_* */
+#define VAC_OWNER_RELOCATABLE 0x100u /* the pin has vac_relocate_ops */
+#define VAC_OWNER_REVOCABLE 0x200u   /* and this one a revoke callback */
+#define VAC_OWNER_WAITWORDS 0x800u   /* the engine's own, for VAC_ADV_WAITWORDS */
+#define VAC_OWNER_KEPT 0x400u /* long-term, and in movable memory all the same: error says why */
 
 struct vac_owner {
 	char owner[VAC_OWNER_MAX];
 	uint32_t tid;
 	char thread[16]; /* the thread's name, "" if it has ended */
-	uint32_t flags;  /* VAC_PIN_* */
+	uint32_t flags;  /* VAC_PIN_*, VAC_OWNER_* */
 	uint64_t age_ns;
 	uintptr_t addr; /* what was pinned */
 	uint64_t len;
 	unsigned stack_depth; /* return addresses, innermost first; 0 if not recorded */
 	uintptr_t stack[VAC_STACK_MAX];
+	/* What a callback of the pin has answered last, -ETIMEDOUT: one took, or takes, too long. 0: none has
+	 * failed. With VAC_OWNER_KEPT: why it is there. */
+	int error;
 };
 
 struct vac_blocker {

@@ -157,6 +157,8 @@ static int dont_need(struct vac_space *s, uint32_t first, uint32_t end)
 	bool whole;
 	int r = look_at(s, first, end, &whole);
 
+	if (r == 0)
+		r = vac__words_end(s, first, end);
 	/* Of a range with gaps: done, and no error, so that what fails has changed nothing. */
 	return r ? r : vac__drop(s, first, end, false);
 }
@@ -180,6 +182,8 @@ int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice 
 		r = mark(space, first, end, advice == VAC_ADV_NOHUGE ? MARK_NOHUGE : MARK_HUGE);
 		break;
 	case VAC_ADV_COLD: r = cold(space, first, end); break;
+	case VAC_ADV_WAITWORDS: r = vac__words_declare(space, first, end); break;
+	case VAC_ADV_NOWAITWORDS: r = vac__words_end(space, first, end); break;
 	default: r = -EINVAL;
 	}
 	VAC__LEAVE();

@@ -129,6 +129,8 @@ static void free_chunk(struct vac_pool *pool, uint32_t pfn, unsigned order)
 		pfn &= ~(UINT32_C(1) << order);
 	}
 	set_flags(pool, pfn, VAC__F_BUDDY | order);
+	if (order == VAC__PB_ORDER)
+		vac__st_rlx(&pb->grouped, false);
 	if (!pb->isolated)
 		link_chunk(pool, pfn, order);
 }
@@ -145,11 +147,11 @@ static void take_chunk(struct vac_pool *pool, uint32_t pfn, unsigned order)
 	count(&pool->nr_free, -((int64_t)1 << order));
 }
 
-/* A whole free pageblock, movable memory first. VAC__NO_PFN if there is none. */
-static uint32_t take_pageblock(struct vac_pool *pool)
+/* A whole free pageblock of these zones, movable memory first. VAC__NO_PFN if there is none. */
+static uint32_t take_pageblock(struct vac_pool *pool, unsigned zones)
 {
 	for (unsigned z = 0; z < 2; z++) {
-		uint32_t pfn = pool->free[z][VAC__PB_ORDER].head;
+		uint32_t pfn = zones >> z & 1 ? pool->free[z][VAC__PB_ORDER].head : VAC__NO_PFN;
 
 		if (pfn != VAC__NO_PFN) {
 			take_chunk(pool, pfn, VAC__PB_ORDER);
@@ -160,10 +162,10 @@ static uint32_t take_pageblock(struct vac_pool *pool)
 }
 
 /* One frame out of a chunk smaller than a pageblock. */
-static uint32_t take_small(struct vac_pool *pool)
+static uint32_t take_small(struct vac_pool *pool, unsigned zones)
 {
 	for (unsigned z = 0; z < 2; z++) {
-		for (unsigned order = 0; order < VAC__PB_ORDER; order++) {
+		for (unsigned order = 0; order < VAC__PB_ORDER && zones >> z & 1; order++) {
 			uint32_t pfn = pool->free[z][order].head;
 
 			if (pfn == VAC__NO_PFN)
@@ -262,13 +264,25 @@ static void resv_break(struct vac_pool *pool, uint32_t n)
 	}
 }
 
+/* The oldest one of these zones. */
+static bool break_oldest(struct vac_pool *pool, unsigned zones)
+{
+	uint32_t n = pool->resv.head;
+
+	while (n != VAC__NO_PFN && !(zones >> pool->pbs[n].zone & 1))
+		n = pool->pbs[n].resv_next;
+	if (n != VAC__NO_PFN)
+		resv_break(pool, n);
+	return n != VAC__NO_PFN;
+}
+
 /* The frame that the reservation of this page keeps for it, or VAC__NO_PFN. */
-static uint32_t resv_take(struct vac_pool *pool, struct vac_space *s, uint32_t page)
+static uint32_t resv_take(struct vac_pool *pool, struct vac_space *s, uint32_t page, unsigned zones)
 {
 	uint32_t slot = s->resv[page >> VAC__PB_ORDER];
 	uint32_t pfn;
 
-	if (!slot || slot - 1 == pool->draining)
+	if (!slot || slot - 1 == pool->draining || !(zones >> pool->pbs[slot - 1].zone & 1))
 		return VAC__NO_PFN;
 	pfn = ((slot - 1) << VAC__PB_ORDER) + page % VAC__PB_PAGES;
 	if (!(flags_of(pool, pfn) & VAC__F_RESV))
@@ -308,13 +322,13 @@ static void become_huge(struct vac_pool *pool, uint32_t pfn)
 	vac__st(&vac__frame(pool, pfn)->word, VAC__W_REF);
 }
 
-/* A huge folio with one reference. Blocks while the host fills the memory. -ENOMEM. */
-int vac__huge_alloc(struct vac_pool *pool, bool want_zero, uint32_t *pfn)
+/* A huge folio with one reference, of these zones. Blocks while the host fills the memory. -ENOMEM. */
+int vac__huge_alloc_in(struct vac_pool *pool, unsigned zones, bool want_zero, uint32_t *pfn)
 {
 	bool fresh;
 
 	vac__lock(&pool->zone, VAC__RANK_ZONE);
-	*pfn = take_pageblock(pool);
+	*pfn = take_pageblock(pool, zones);
 	vac__unlock(&pool->zone, VAC__RANK_ZONE);
 	if (*pfn == VAC__NO_PFN) {
 		vac__compactor_wake(pool);
@@ -332,18 +346,25 @@ int vac__huge_alloc(struct vac_pool *pool, bool want_zero, uint32_t *pfn)
 		memset(vac__frame_addr(pool, *pfn), 0, VAC_PAGEBLOCK_BYTES);
 	vac__lock(&pool->zone, VAC__RANK_ZONE);
 	become_huge(pool, *pfn);
+	if (zones == VAC__ZONE_BIT(VAC_ZONE_NORMAL))
+		vac__st_rlx(&pb_of(pool, *pfn)->grouped, true);
 	vac__unlock(&pool->zone, VAC__RANK_ZONE);
 	return 0;
+}
+
+int vac__huge_alloc(struct vac_pool *pool, bool want_zero, uint32_t *pfn)
+{
+	return vac__huge_alloc_in(pool, VAC__ZONES_ALL, want_zero, pfn);
 }
 
 /*
  * A whole pageblock for small things, populated; the zone lock is held, and dropped meanwhile.
  * VAC__NO_PFN if there is none or the host has no memory for it.
  */
-static uint32_t take_populated(struct vac_pool *pool)
+static uint32_t take_populated(struct vac_pool *pool, unsigned zones)
 {
 	for (;;) {
-		uint32_t pfn = take_pageblock(pool);
+		uint32_t pfn = take_pageblock(pool, zones);
 		int r;
 
 		if (pfn == VAC__NO_PFN ||
@@ -365,32 +386,31 @@ static uint32_t take_populated(struct vac_pool *pool)
 /*
  * A base folio with one reference for this page of a space: from the page's reservation, else from
  * a new one, else any frame, breaking reservations oldest first. Contents undefined. -ENOMEM. s NULL: any
- * frame.
+ * frame. In these zones.
  */
-int vac__base_alloc(struct vac_pool *pool, struct vac_space *s, uint32_t page, uint32_t *out)
+int vac__base_alloc_in(struct vac_pool *pool, unsigned zones, struct vac_space *s, uint32_t page,
+		       uint32_t *out)
 {
 	uint32_t vpb = page >> VAC__PB_ORDER;
 	uint32_t pfn, pb;
 
 	vac__lock(&pool->zone, VAC__RANK_ZONE);
-	pfn = s ? resv_take(pool, s, page) : VAC__NO_PFN;
+	pfn = s ? resv_take(pool, s, page, zones) : VAC__NO_PFN;
 	if (pfn == VAC__NO_PFN && s && !s->resv[vpb]) {
-		pb = take_populated(pool);
+		pb = take_populated(pool, zones);
 		/* While the lock was dropped another thread may have made the reservation. */
 		if (pb != VAC__NO_PFN && s->resv[vpb])
 			free_chunk(pool, pb, VAC__PB_ORDER);
 		else if (pb != VAC__NO_PFN)
 			resv_make(pool, pb, s, vpb);
-		pfn = resv_take(pool, s, page);
+		pfn = resv_take(pool, s, page, zones);
 	}
 	if (pfn == VAC__NO_PFN)
-		pfn = take_small(pool);
-	while (pfn == VAC__NO_PFN && pool->resv.head != VAC__NO_PFN) {
-		resv_break(pool, pool->resv.head);
-		pfn = take_small(pool);
-	}
+		pfn = take_small(pool, zones);
+	while (pfn == VAC__NO_PFN && break_oldest(pool, zones))
+		pfn = take_small(pool, zones);
 	if (pfn == VAC__NO_PFN) {
-		pb = take_populated(pool);
+		pb = take_populated(pool, zones);
 		if (pb != VAC__NO_PFN) {
 			for (unsigned order = VAC__PB_ORDER; order > 0; order--)
 				free_chunk(pool, pb + (UINT32_C(1) << (order - 1)), order - 1);
@@ -404,7 +424,23 @@ int vac__base_alloc(struct vac_pool *pool, struct vac_space *s, uint32_t page, u
 	return pfn == VAC__NO_PFN ? -ENOMEM : 0;
 }
 
+int vac__base_alloc(struct vac_pool *pool, struct vac_space *s, uint32_t page, uint32_t *out)
+{
+	return vac__base_alloc_in(pool, VAC__ZONES_ALL, s, page, out);
+}
+
 /* ---- For compaction -------------------------------------------------------------------------- */
+
+/* Free what was taken, [head, head + 2^order), but for one frame. */
+static void free_but(struct vac_pool *pool, uint32_t head, unsigned order, uint32_t pfn)
+{
+	while (order-- > 0) {
+		uint32_t half = head + (UINT32_C(1) << order);
+
+		free_chunk(pool, pfn < half ? half : head, order);
+		head = pfn < half ? head : half;
+	}
+}
 
 /* Take one frame out of a chunk smaller than a pageblock, or away from the reservation that keeps it. */
 static bool take_frame(struct vac_pool *pool, uint32_t pfn)
@@ -423,12 +459,7 @@ static bool take_frame(struct vac_pool *pool, uint32_t pfn)
 		head = pfn & ~((UINT32_C(1) << order) - 1);
 	}
 	take_chunk(pool, head, order);
-	while (order-- > 0) {
-		uint32_t half = head + (UINT32_C(1) << order);
-
-		free_chunk(pool, pfn < half ? half : head, order);
-		head = pfn < half ? head : half;
-	}
+	free_but(pool, head, order, pfn);
 	return true;
 }
 
@@ -476,7 +507,7 @@ int vac__gather_alloc(struct vac_pool *pool, struct vac__gather *g, struct vac_s
 	kept = s->resv[page >> VAC__PB_ORDER];
 	if (kept && (kept - 1 < g->source || kept - 1 >= g->target) &&
 	    takes_in(pool, kept - 1, g->source))
-		pfn = resv_take(pool, s, page);
+		pfn = resv_take(pool, s, page, VAC__ZONES_ALL);
 	while (pfn == VAC__NO_PFN && g->target > g->source) {
 		if (takes_in(pool, g->target, g->source))
 			pfn = take_in_target(pool, g, page % VAC__PB_PAGES);
@@ -490,6 +521,67 @@ int vac__gather_alloc(struct vac_pool *pool, struct vac__gather *g, struct vac_s
 	vac__unlock(&pool->zone, VAC__RANK_ZONE);
 	*out = pfn;
 	return pfn == VAC__NO_PFN ? -ENOMEM : 0;
+}
+
+/* ---- For long-term pins ----------------------------------------------------------------------- */
+
+/* Has this pageblock, which is one for them, a frame left? */
+static bool takes_long(const struct vac_pool *pool, uint32_t n)
+{
+	const struct vac__pb *pb = &pool->pbs[n];
+
+	return pb->online && vac__ld_rlx(&pb->grouped) && !pb->isolated &&
+	       pb->zone == VAC_ZONE_NORMAL && pb->nr_free;
+}
+
+/* A pageblock that takes the next one: the last that did, or another. The zone lock is held. */
+static bool find_long(struct vac_pool *pool)
+{
+	if (pool->long_pb != VAC__NO_PFN && takes_long(pool, pool->long_pb))
+		return true;
+	for (uint32_t id = 0; id < pool->max_blocks; id++) {
+		if (vac__ld_rlx(&pool->blocks[id].state) <= VAC_BLOCK_OFFLINE + 1)
+			continue;
+		for (uint32_t k = 0; k < pool->pb_per_block; k++) {
+			pool->long_pb = id * pool->pb_per_block + k;
+			if (takes_long(pool, pool->long_pb))
+				return true;
+		}
+	}
+	pool->long_pb = VAC__NO_PFN;
+	return false;
+}
+
+/*
+ * A base folio of normal memory for a page that is pinned for long, beside others of its kind: so they
+ * spoil few pageblocks. At the page's offset if that is free. -ENOMEM.
+ */
+int vac__long_alloc(struct vac_pool *pool, uint32_t page, uint32_t *out)
+{
+	uint32_t pfn = VAC__NO_PFN, pb;
+
+	vac__lock(&pool->zone, VAC__RANK_ZONE);
+	if (find_long(pool)) {
+		struct vac__gather g = {.target = pool->long_pb};
+
+		pfn = take_in_target(pool, &g, page % VAC__PB_PAGES);
+	}
+	if (pfn == VAC__NO_PFN) {
+		pb = take_populated(pool, VAC__ZONE_BIT(VAC_ZONE_NORMAL));
+		if (pb != VAC__NO_PFN) {
+			pfn = pb + page % VAC__PB_PAGES;
+			free_but(pool, pb, VAC__PB_ORDER, pfn);
+			vac__st_rlx(&pb_of(pool, pb)->grouped, true);
+			pool->long_pb = pb >> VAC__PB_ORDER;
+		}
+	}
+	if (pfn != VAC__NO_PFN)
+		become_base(pool, pfn);
+	vac__unlock(&pool->zone, VAC__RANK_ZONE);
+	*out = pfn;
+	return pfn == VAC__NO_PFN
+		       ? vac__base_alloc_in(pool, VAC__ZONE_BIT(VAC_ZONE_NORMAL), NULL, page, out)
+		       : 0;
 }
 
 /* How many frames the free scanner finds above the source, counted up to `want`. */
@@ -693,6 +785,7 @@ void vac__frames_online(struct vac_pool *pool, uint32_t pfn, enum vac_zone zone)
 	memset(pb, 0, sizeof(*pb));
 	pb->zone = (uint8_t)zone;
 	pb->online = true;
+	count(zone == VAC_ZONE_MOVABLE ? &pool->nr_movable : &pool->nr_normal, VAC__PB_PAGES);
 	for (uint32_t i = 0; i < VAC__PB_PAGES; i++) {
 		set_flags(pool, pfn + i, 0);
 		vac__st(&vac__frame(pool, pfn + i)->word, 0);
@@ -717,6 +810,8 @@ void vac__frames_offline(struct vac_pool *pool, uint32_t pfn)
 		vac__sub(vac__ld_rlx(&pb->populated) == VAC__PB_HUGE ? &pool->nr_pb_huge
 								     : &pool->nr_pb_base,
 			 1);
+	count(pb->zone == VAC_ZONE_MOVABLE ? &pool->nr_movable : &pool->nr_normal,
+	      -(int64_t)VAC__PB_PAGES);
 	memset(pb, 0, sizeof(*pb));
 	for (uint32_t i = 0; i < VAC__PB_PAGES; i++) {
 		set_flags(pool, pfn + i, 0);

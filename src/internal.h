@@ -52,6 +52,13 @@
 #define VAC__DEBUG_ASSERT(cond) ((void)0)
 #endif
 
+/* Something may have happened: waited for by an offline. */
+struct vac__event {
+	_Atomic uint32_t seq, waiters;
+};
+
+#include "relocate.h"
+
 /* ---- Frames --------------------------------------------------------------------------------- */
 
 /* frame.flags. The kind changes under the zone lock, or by the one who holds the folio frozen;
@@ -102,12 +109,16 @@ struct vac__pb {
 	_Atomic uint8_t populated; /* VAC__PB_* */
 	uint8_t zone;
 	bool online;
-	bool isolated; /* free chunks here are on no list: nothing is allocated */
+	_Atomic bool
+		grouped; /* what is in it was moved here to be pinned for long; looked at without */
+	bool isolated;   /* free chunks here are on no list: nothing is allocated */
 	/* The reservation: pages of one vpb at their own offsets in this pageblock. */
 	uint32_t resv_space; /* space id + 1, 0: none */
 	uint32_t resv_vpb;
 	uint32_t resv_next, resv_prev; /* list of reservations, oldest first; pb numbers */
 };
+#define VAC__ZONE_BIT(zone) (1u << (zone))
+#define VAC__ZONES_ALL (VAC__ZONE_BIT(VAC_ZONE_MOVABLE) | VAC__ZONE_BIT(VAC_ZONE_NORMAL))
 enum { VAC__PB_VIRGIN = 0, VAC__PB_BASE, VAC__PB_HUGE };
 
 struct vac__free_list {
@@ -229,6 +240,8 @@ struct vac__run {
 	uint32_t n; /* folios; VAC__RUN_HUGE: of 512 frames each */
 };
 #define VAC__RUN_HUGE (UINT32_C(1) << 31)
+#define VAC__RUN_MOVED (UINT32_C(1) << 30) /* has new frames that its holder has not been told of */
+#define VAC__RUN_FOLIOS (VAC__RUN_MOVED - 1)
 #define VAC__PIN_RUNS 4
 #define VAC__MORE_HEAD 2 /* words in front of an overflow array: see more_room() in pin.c */
 
@@ -264,6 +277,13 @@ struct vac__pin_rec {
 	_Atomic(_Atomic uint64_t *) more;    /* all the runs, where there are more than four */
 };
 
+/* vac__pin_rec.flags: VAC_PIN_*, VAC_OWNER_*. With one of the latter it has a vac__pin_ext. */
+#define VAC__PIN_EXT (VAC_OWNER_RELOCATABLE | VAC_OWNER_REVOCABLE)
+/* Its frames are counted in longterm.pages. */
+#define VAC__PIN_COUNTED 0x1000u
+#define VAC__PIN_PUBLIC 0xfffu
+#define VAC__PIN_WHY_SHIFT 16 /* from here: why it is VAC_OWNER_KEPT, as a positive errno value */
+
 #define VAC__LEDGER_SHARDS 16u
 
 struct vac__stack {
@@ -274,6 +294,7 @@ struct vac__stack {
 
 struct vac__ledger {
 	struct vac__pin_rec *rec; /* reserved whole, first `top` are in use or on a free list */
+	struct vac__pin_ext *ext; /* the same of pins with callbacks; see relocate.c */
 	_Atomic uint32_t top;
 	struct vac__mutex grow;                       /* rank ledger */
 	_Atomic uint64_t free[VAC__LEDGER_SHARDS][8]; /* [0]: tag << 32 | index + 1; padded */
@@ -314,11 +335,6 @@ struct vac__lost {
 	uint32_t bytes, pfn;
 };
 
-/* Something may have happened: waited for by an offline. */
-struct vac__event {
-	_Atomic uint32_t seq, waiters;
-};
-
 struct vac__bucket {
 	_Atomic uint32_t seq;
 	uint32_t pad[15]; /* a cache line each */
@@ -327,6 +343,7 @@ struct vac__bucket {
 struct vac__mig_item {
 	uint32_t src, dst;
 	uint32_t family, index; /* rmap key */
+	uint32_t pins;          /* that move with it: their holders keep still meanwhile */
 	uint16_t unit;          /* first item of its unit, within its group */
 	uint8_t state;
 	uint8_t watch; /* VAC__WATCH_* */
@@ -347,7 +364,8 @@ struct vac__gather {
 /* Where a migration goes, if not where the allocator puts it. */
 struct vac__mig_aim {
 	struct vac__gather *gather; /* into what it names, or NULL */
-	uint32_t huge; /* the batch is a whole vpb and becomes this huge folio, or VAC__NO_PFN */
+	uint32_t huge;  /* the batch is a whole vpb and becomes this huge folio, or VAC__NO_PFN */
+	unsigned zones; /* only into these (VAC__ZONE_BIT), 0: any */
 };
 /* ---- Swap ----------------------------------------------------------------------------------- */
 
@@ -411,6 +429,18 @@ struct vac__counters {
 	_Atomic uint64_t gathered, collapsed_in_place, collapsed_by_copy, repaired;
 };
 
+/* See longterm.c. */
+#define VAC__SITES 64u
+struct vac__longterm {
+	_Atomic uint64_t pages;       /* of long-term pins in normal memory; once for each pin */
+	_Atomic uint64_t kept;        /* and in movable memory */
+	_Atomic uint64_t moved, back; /* frames that were moved out of movable memory, and back */
+	_Atomic uint64_t failed;      /* pins that had to stay there */
+	_Atomic uintptr_t site[VAC__SITES]; /* that were warned of */
+	_Atomic uint32_t stale;             /* 1: pins have gone, and their pages may move back */
+	struct vac__mig_item batch[VAC__BATCH]; /* hotplug lock */
+};
+
 struct vac_pool {
 	struct vac_pool *next; /* of all pools; see fork.c */
 	char name[VAC_NAME_MAX];
@@ -437,7 +467,9 @@ struct vac_pool {
 	_Atomic uint64_t nr_quar;                                 /* likewise */
 	_Atomic uint64_t nr_freed;   /* likewise: times that frames have become free */
 	_Atomic uint64_t nr_pb_free; /* likewise: whole pageblocks on the free lists */
-	uint32_t draining;           /* zone lock: the pageblock that compaction empties, or none */
+	uint32_t long_pb; /* zone lock: where the next page goes that is pinned for long, or none */
+	_Atomic uint64_t nr_movable, nr_normal; /* frames online, by zone; likewise */
+	uint32_t draining; /* zone lock: the pageblock that compaction empties, or none */
 	_Atomic uint64_t nr_pb_huge, nr_pb_base;
 	_Atomic uint32_t said_base;     /* 1: the log knows that there are 4 KiB host pages */
 	_Atomic uint32_t said_dangling; /* 1: and that a migration entry was left behind */
@@ -449,7 +481,8 @@ struct vac_pool {
 	_Atomic uint32_t nr_spaces;
 	struct vac__mutex fault[64]; /* rank fault, by (space, vpb) */
 
-	_Atomic uint32_t holds; /* of control/: the pool cannot be closed meanwhile */
+	_Atomic uint32_t nr_words; /* records of wait words */
+	_Atomic uint32_t holds;    /* of control/: the pool cannot be closed meanwhile */
 	struct vac__ledger ledger;
 	struct vac__bucket buckets[VAC__BUCKETS]; /* gates, hashed by pfn */
 	struct vac__event progress;
@@ -468,6 +501,8 @@ struct vac_pool {
 
 	struct vac__counters c;
 	struct vac__swap swap;
+	struct vac__reloc reloc;
+	struct vac__longterm longterm;
 
 	struct vac__compactor {
 		uintptr_t thread;       /* of the port; constant while `runs` */
@@ -550,6 +585,10 @@ uint32_t vac__frames_used(struct vac_pool *pool, uint32_t pfn, uint32_t *nr_free
 			  uint32_t *nr_resv);
 int vac__huge_alloc(struct vac_pool *pool, bool want_zero, uint32_t *pfn);
 int vac__base_alloc(struct vac_pool *pool, struct vac_space *space, uint32_t page, uint32_t *pfn);
+int vac__huge_alloc_in(struct vac_pool *pool, unsigned zones, bool want_zero, uint32_t *pfn);
+int vac__base_alloc_in(struct vac_pool *pool, unsigned zones, struct vac_space *space,
+		       uint32_t page, uint32_t *pfn);
+int vac__long_alloc(struct vac_pool *pool, uint32_t page, uint32_t *pfn);
 int vac__gather_alloc(struct vac_pool *pool, struct vac__gather *g, struct vac_space *space,
 		      uint32_t page, uint32_t *pfn);
 uint32_t vac__gather_room(struct vac_pool *pool, const struct vac__gather *g, uint32_t want);
@@ -741,6 +780,7 @@ struct vac__pin_view {
 	uint32_t flags, tid, space, nr_runs;
 	uint64_t addr, len, when_ns;
 	char owner[VAC_OWNER_MAX];
+	int error; /* of its callbacks */
 	unsigned depth;
 	uintptr_t stack[VAC_STACK_MAX];
 };
@@ -749,9 +789,51 @@ bool vac__pin_holds(struct vac_pool *pool, uint32_t index, uint32_t pfn);
 bool vac__pin_touches(struct vac_pool *pool, uint32_t index, uint32_t first, uint32_t frames);
 uint64_t vac__pin_sum(struct vac_pool *pool, uint32_t index);
 bool vac__pin_find(struct vac_pool *pool, uint32_t pfn, uint32_t *cursor, struct vac__pin_view *v);
+typedef bool vac__run_fn(void *ctx, uint32_t first, uint32_t step, uint32_t n);
+bool vac__pin_runs(struct vac_pool *pool, uint32_t index, vac__run_fn *fn, void *ctx);
+int vac__runs_room(struct vac__pin_rec *r, uint32_t nr, uint64_t runs);
+void vac__runs_replace(struct vac__pin_rec *r, uint32_t first, const uint32_t *to);
 int vac__rec_take(struct vac_pool *pool, uint32_t *index);
 void vac__rec_free(struct vac_pool *pool, uint32_t index);
 uint32_t vac__stack_intern(struct vac_pool *pool, const uintptr_t *pc, unsigned depth);
+
+/* ---- relocate.c ---- */
+/* When to give up waiting: asked often. */
+struct vac__reloc_wait {
+	bool (*stop)(void *arg);
+	void *arg;
+	uint64_t deadline_ns;
+};
+int vac__ext_begin(struct vac_pool *pool, uint32_t index, const struct vac_pin_opts *o);
+void vac__ext_ready(struct vac_pool *pool, uint64_t handle);
+void vac__ext_end(struct vac_pool *pool, uint32_t index);
+void vac__reloc_begin(struct vac_pool *pool);
+void vac__reloc_look(struct vac_pool *pool, uint32_t pfn);
+void vac__reloc_quiesce(struct vac_pool *pool, uint32_t pfn, const struct vac__reloc_wait *w);
+void vac__reloc_count(struct vac_pool *pool, uint32_t pfn);
+void vac__reloc_take(struct vac_pool *pool, uint32_t pfn);
+void vac__reloc_moved(struct vac_pool *pool, uint32_t pfn, const struct vac__mig_item *items,
+		      unsigned n);
+void vac__reloc_resume(struct vac_pool *pool);
+bool vac__reloc_revoke(struct vac_pool *pool, uint32_t pfn, const struct vac__reloc_wait *w);
+void vac__reloc_hire(struct vac_pool *pool);
+void vac__reloc_stop(struct vac_pool *pool);
+
+/* ---- waitwords.c ---- */
+int vac__words_declare(struct vac_space *s, uint32_t first, uint32_t end);
+int vac__words_end(struct vac_space *s, uint32_t first, uint32_t end);
+
+/* ---- longterm.c ---- */
+int vac__long_settle(struct vac_space *s, uint64_t pin, uint32_t first, uint32_t end,
+		     unsigned flags, unsigned turn, struct vac_pin_result *res);
+void vac__long_end(struct vac_pool *pool, uint32_t index);
+void vac__long_warn(struct vac_pool *pool, const char *owner, uintptr_t site, int why);
+bool vac__long_back(struct vac_pool *pool);
+/* Frames of normal memory that may be pinned for long. */
+static inline uint64_t vac__long_limit(const struct vac_pool *pool)
+{
+	return vac__ld_rlx(&pool->nr_normal) * pool->opts.longterm_pct / 100;
+}
 
 /* ---- migrate.c ---- */
 uint64_t vac__expected_counts(bool swapcache, uint32_t isolated, uint32_t extra, uint32_t map);

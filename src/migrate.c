@@ -20,7 +20,7 @@
  *	   meanwhile is gone, and stays so.
  *	7. unlock both; that of the source wakes the waiters, and free it or keep it
  *
- * Two kinds of migration aim at something. Compaction (gather) names the pageblocks that pages go to,
+ * Some migrations aim at something. A long-term pin's pages go to a zone (longterm.c). Compaction (gather) names the pageblocks that pages go to,
  * and uses the sources again at once, so that these are looked at once more: who has taken a page for
  * reading since the first look keeps its frame. A collapse (huge) makes one huge folio of all pages of a
  * vpb: one unit, which comes whole or not at all, and whose publication puts the pmd's entry in the
@@ -94,13 +94,14 @@ struct group {
 	uint32_t family, vpb;
 	long charged; /* host mappings booked for the splits of step 3 */
 	struct vac__gather *gather;
-	uint32_t huge; /* what all of it becomes, or VAC__NO_PFN */
+	uint32_t huge;  /* what all of it becomes, or VAC__NO_PFN */
+	unsigned zones; /* only into these, 0: any */
 };
 
 /* Sources are used again at once. */
 static bool aimed(const struct group *g)
 {
-	return g->gather || g->huge != VAC__NO_PFN;
+	return g->gather || g->zones || g->huge != VAC__NO_PFN;
 }
 
 /* The slot of an item in a space, if entries of its size can be there at all. */
@@ -387,7 +388,12 @@ static void alloc_group(struct group *g)
 		else if (g->gather && !it->huge)
 			r = vac__gather_alloc(pool, g->gather, s, it->index, &it->dst);
 		else if (it->huge)
-			r = vac__huge_alloc(pool, false, &it->dst);
+			r = vac__huge_alloc_in(pool, g->zones ? g->zones : VAC__ZONES_ALL, false,
+					       &it->dst);
+		else if (g->zones == VAC__ZONE_BIT(VAC_ZONE_NORMAL))
+			r = vac__long_alloc(pool, it->index, &it->dst);
+		else if (g->zones)
+			r = vac__base_alloc_in(pool, g->zones, s, it->index, &it->dst);
 		else
 			r = vac__base_alloc(pool, s, it->index, &it->dst);
 		/* Until it is published in every space its map count says too little: who wants to
@@ -431,13 +437,19 @@ static bool freeze_unit(struct group *g, unsigned k, unsigned end)
 
 		if ((it->state != ENTRIES && it->state != LOCKED) || it->err)
 			break;
-		if (!vac__w_freeze(
-			    w, vac__expected_counts(vac__swapcache(g->pool, it->src), 1, 0, 0))) {
+		/* Pins move with what shows at their address. */
+		if (it->pins && it->state != ENTRIES) {
+			it->err = -EBUSY;
+			break;
+		}
+		if (!vac__w_freeze(w,
+				   vac__expected_counts(vac__swapcache(g->pool, it->src), 1, 0, 0) +
+					   VAC__W_PIN * it->pins)) {
 			uint64_t now = vac__ld(w);
 
-			/* Behind a closed gate that was seen without pins there are none. */
-			VAC__DEBUG_ASSERT(!(now & VAC__W_GATED) || vac__w_pins(now) == 0);
-			it->err = vac__w_pins(now) ? -EBUSY : -EAGAIN;
+			/* Behind a closed gate that was seen without others there are none. */
+			VAC__DEBUG_ASSERT(!(now & VAC__W_GATED) || vac__w_pins(now) == it->pins);
+			it->err = vac__w_pins(now) != it->pins ? -EBUSY : -EAGAIN;
 			break;
 		}
 		it->state = FROZEN;
@@ -511,6 +523,9 @@ static void copy_group(struct group *g, struct vac__mig_stats *st)
 
 			vac__st_rlx(&d->family, it[i].family);
 			vac__st_rlx(&d->index, it[i].index);
+			/* Before anybody can find it: from its first moment it is held. */
+			if (it[i].pins)
+				vac__add(&d->word, VAC__W_PIN * it[i].pins);
 			/* Not before the copy: from here on a fault finds the new frame by its slot. */
 			if (vac__swapcache(pool, it[i].src))
 				vac__swap_cache_move(pool, it[i].src, it[i].dst);
@@ -531,10 +546,10 @@ static void look_again(struct group *g)
 		n = 1;
 		if (it->state != FROZEN)
 			continue;
-		while (k + n < g->n && it[n].state == FROZEN && it[n].src == it->src + n &&
-		       (it->src + n) % VAC__PB_PAGES)
+		while (!it->huge && k + n < g->n && it[n].state == FROZEN &&
+		       it[n].src == it->src + n && (it->src + n) % VAC__PB_PAGES)
 			n++;
-		vac__look_at_drop(g->pool, it->src, n);
+		vac__look_at_drop(g->pool, it->src, n * pages_of(it));
 	}
 }
 
@@ -818,6 +833,7 @@ void vac__migrate(struct vac_pool *pool, struct vac__mig_item *items, unsigned n
 
 /*
  * The same, to where `aim` says. With gather: base folios only, -ENOMEM where the scanners have met. With
+ * zones: -ENOMEM where these are full; those of normal memory alone go where long-term pins are. With
  * huge: asynchronously, the items are all the pages of a vpb; the reference on the huge folio is the
  * mapping's if err is 0, else still the caller's.
  */
@@ -843,6 +859,7 @@ void vac__migrate_to(struct vac_pool *pool, struct vac__mig_item *items, unsigne
 				  .item = &items[i],
 				  .gather = aim->gather,
 				  .huge = aim->huge,
+				  .zones = aim->zones,
 				  .family = items[i].family,
 				  .vpb = items[i].index >> VAC__PB_ORDER};
 

@@ -41,6 +41,10 @@ static int complete(struct vac_pool_opts *o)
 								  : DEFAULT_MAX_BYTES;
 	if (o->gate_timeout_ms == 0)
 		o->gate_timeout_ms = 1000;
+	if (o->longterm_pct == 0)
+		o->longterm_pct = 75;
+	if (o->longterm_pct > 100)
+		return -EINVAL;
 	if (o->fault_bytes == 0)
 		o->fault_bytes = DEFAULT_FAULT_PAGES * VAC_PAGE_BYTES;
 	if (!power_of_two(o->block_bytes) || o->block_bytes < VAC_BLOCK_BYTES_MIN ||
@@ -103,7 +107,7 @@ static int pool_open(const struct vac_pool_opts *o, const char *name, struct vac
 		for (unsigned order = 0; order <= VAC__PB_ORDER; order++)
 			pool->free[z][order].head = pool->free[z][order].tail = VAC__NO_PFN;
 	pool->resv.head = pool->resv.tail = VAC__NO_PFN;
-	pool->draining = VAC__NO_PFN;
+	pool->draining = pool->long_pb = VAC__NO_PFN;
 
 	r = pool->mem->open(&pool->mem_ctx, pool->name, &pool->guard, o->flags);
 	if (r < 0) {
@@ -183,10 +187,13 @@ int vac_pool_close(struct vac_pool *pool)
 		return -EBUSY;
 	VAC__ENTER();
 	for (uint32_t i = 0; i < vac__ld_acq(&pool->ledger.top) && r == 0; i++)
-		if (vac__seq_used(vac__ld_acq(&pool->ledger.rec[i].seq)))
+		if (vac__seq_used(vac__ld_acq(&pool->ledger.rec[i].seq)) &&
+		    !(vac__ld_acq(&pool->ledger.rec[i].flags) & VAC_OWNER_WAITWORDS))
 			r = -EBUSY;
-	if (r == 0)
+	if (r == 0) {
 		vac__compactor_stop(pool);
+		vac__reloc_stop(pool);
+	}
 	for (uint32_t i = 0; i < VAC__MAX_SPACES && r == 0; i++) {
 		struct vac_space *s = vac__ld(&pool->spaces[i]);
 
@@ -276,6 +283,12 @@ int vac_pool_stats(struct vac_pool *pool, struct vac_pool_stats *stats)
 	s.swap_out = vac__ld_rlx(&pool->swap.out);
 	s.swap_second_chances = vac__ld_rlx(&pool->swap.second_chances);
 	s.swap_errors = vac__ld_rlx(&pool->swap.errors);
+	s.longterm_frames = vac__ld_rlx(&pool->longterm.pages);
+	s.longterm_kept = vac__ld_rlx(&pool->longterm.kept);
+	s.longterm_limit = vac__long_limit(pool);
+	s.longterm_moved = vac__ld_rlx(&pool->longterm.moved);
+	s.longterm_moved_back = vac__ld_rlx(&pool->longterm.back);
+	s.longterm_failed = vac__ld_rlx(&pool->longterm.failed);
 	memcpy(stats, &s, s.size);
 	return 0;
 }

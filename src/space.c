@@ -175,6 +175,7 @@ int vac__space_destroy(struct vac_space *s)
 
 	if (vac__ledger_space_held(pool, s->id))
 		return -EBUSY;
+	vac__words_end(s, 0, s->pages);
 	vac__wrlock(&s->lock, VAC__RANK_SPACE);
 	vac__wrlock(&pool->families[s->family].lock, VAC__RANK_RMAP);
 	if (pool->mem->unmap(pool->mem_ctx, s->base, vac_space_bytes(s)) < 0) {
@@ -472,7 +473,8 @@ int vac_unmap(struct vac_space *space, void *addr, size_t len)
 	if (r < 0)
 		return r;
 	VAC__ENTER();
-	r = vac__drop(space, first, end, true);
+	r = vac__words_end(space, first, end);
+	r = r < 0 ? r : vac__drop(space, first, end, true);
 	VAC__LEAVE();
 	return r;
 }
