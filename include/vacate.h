@@ -252,6 +252,7 @@ struct vac_pool_opts {
 	 * async-signal-safe, such as write(2). NULL: messages are dropped. */
 	void (*log)(void *ctx, enum vac_log_level level, const char *msg);
 	void *log_ctx;
+	uint32_t aio_events; /* sum of vac_aio_opts.events of all contexts at most; 0: 65,536, as of Linux */
 };
 
 /*
@@ -433,6 +434,7 @@ int vac_block_online(struct vac_pool *pool, int id, enum vac_zone zone);
 #define VAC_OFFLINE_BEST_EFFORT 1u /* without enough target memory, move what fits, then stop */
 #define VAC_OFFLINE_DRY_RUN 2u     /* move nothing; answer what would hold it: see below */
 #define VAC_OFFLINE_SWAP 8u        /* write pages to the swap file, if any, sooner than move them */
+#define VAC_OFFLINE_CANCEL_IO 16u  /* cancel vac_aio_submit() requests that hold the block */
 #define VAC_OFFLINE_TEST_NO_GATE 4u /* test switch: do not gate pins; endless I/O then starves us */
 
 struct vac_offline_progress {
@@ -847,6 +849,10 @@ int64_t vac_send(int fd, const void *buf, size_t len, int flags);
 int64_t vac_sendto(int fd, const void *buf, size_t len, int flags, const struct sockaddr *to,
 		   uint32_t to_len);
 int64_t vac_sendmsg(int fd, const struct msghdr *msg, int flags);
+
+/* ---- Direct I/O contexts: vac_aio_*() --------------------------------------------------------- */
+
+#include "vacate_aio.h"
 
 /* ---- Reports -------------------------------------------------------------------------------- */
 

@@ -230,6 +230,9 @@ static void drain(struct offline *o, struct vac__mig_item *items, unsigned n)
 		}
 		if (n == 0 || end >= gate || cancelled(o))
 			break;
+		if (o->opts.flags & VAC_OFFLINE_CANCEL_IO)
+			vac__aio_cancel_block(o->pool, o->first,
+					      UINT32_C(1) << o->pool->block_shift);
 		vac__event_wait(&o->pool->progress, seen, gate);
 	}
 	if (n)
@@ -595,7 +598,7 @@ int vac__block_offline(struct vac_pool *pool, int id, const struct vac_offline_o
 	}
 	if ((res && (res->size < sizeof(size_t) || res->size > sizeof(o.res))) ||
 	    (o.opts.flags & ~(VAC_OFFLINE_BEST_EFFORT | VAC_OFFLINE_DRY_RUN | VAC_OFFLINE_SWAP |
-			      VAC_OFFLINE_TEST_NO_GATE)) ||
+			      VAC_OFFLINE_CANCEL_IO | VAC_OFFLINE_TEST_NO_GATE)) ||
 	    o.opts.writers_pct > 95)
 		return -EINVAL;
 	vac__trace_init(&o.trace);

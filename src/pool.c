@@ -41,6 +41,8 @@ static int complete(struct vac_pool_opts *o)
 								  : DEFAULT_MAX_BYTES;
 	if (o->gate_timeout_ms == 0)
 		o->gate_timeout_ms = 1000;
+	if (o->aio_events == 0)
+		o->aio_events = 65536;
 	if (o->fault_bytes == 0)
 		o->fault_bytes = DEFAULT_FAULT_PAGES * VAC_PAGE_BYTES;
 	if (!power_of_two(o->block_bytes) || o->block_bytes < VAC_BLOCK_BYTES_MIN ||
@@ -55,6 +57,8 @@ static int complete(struct vac_pool_opts *o)
 	if (o->flags &
 	    ~(VAC_POOL_STACKS | VAC_POOL_NO_HUGE | VAC_POOL_BASE_ONLY | VAC_POOL_FORK_COPY |
 	      VAC_POOL_PINS_ONLY | VAC_POOL_TEST_NO_LOOK | VAC_POOL_COMPACT))
+		return -EINVAL;
+	if (o->aio_events > UINT32_C(1) << 20)
 		return -EINVAL;
 	if ((unsigned)o->guard > VAC_GUARD_USERFAULTFD)
 		return -EINVAL;
@@ -185,6 +189,8 @@ int vac_pool_close(struct vac_pool *pool)
 	for (uint32_t i = 0; i < vac__ld_acq(&pool->ledger.top) && r == 0; i++)
 		if (vac__seq_used(vac__ld_acq(&pool->ledger.rec[i].seq)))
 			r = -EBUSY;
+	if (r == 0)
+		r = vac__aio_close(pool);
 	if (r == 0)
 		vac__compactor_stop(pool);
 	for (uint32_t i = 0; i < VAC__MAX_SPACES && r == 0; i++) {

@@ -178,7 +178,7 @@ int vac__space_destroy(struct vac_space *s)
 {
 	struct vac_pool *pool = s->pool;
 
-	if (vac__ledger_space_held(pool, s->id))
+	if (vac__ld(&s->nr_rings) || vac__ledger_space_held(pool, s->id))
 		return -EBUSY;
 	vac__wrlock(&s->lock, VAC__RANK_SPACE);
 	vac__wrlock(&pool->families[s->family].lock, VAC__RANK_RMAP);
@@ -271,13 +271,16 @@ int vac__vmas_clone(struct vac_space *to, const struct vac_space *from)
 	memcpy(to->vmas, from->vmas, from->nr_vmas * sizeof(*to->vmas));
 	to->nr_vmas = from->nr_vmas;
 	for (uint32_t i = 0; i < to->nr_vmas && r == 0; i++) {
-		const struct vac__vma *v = &to->vmas[i];
+		struct vac__vma *v = &to->vmas[i];
 
+		v->ring = false; /* here it is memory that shows what a ring was */
 		dense(to, v->start, v->end);
 		if (v->prot)
 			r = mem->hole(to->pool->mem_ctx, vac__page_addr(to, v->start),
 				      (size_t)(v->end - v->start) << VAC__PAGE_SHIFT, true);
 	}
+	vac__vma_merge_around(to, 0, to->pages);
+	book_vmas(to, from->nr_vmas);
 	return r;
 }
 
@@ -332,6 +335,7 @@ struct change {
 	uint32_t first, end;
 	bool whole;      /* every page must be mapped */
 	bool no_leaving; /* no page may be under migration */
+	bool ring;       /* it is for the one whose ring it is */
 	uint64_t deadline_ns;
 };
 
@@ -352,6 +356,11 @@ static int change_begin(struct vac_space *s, struct change *c)
 		vac__add(&pool->offliners, 1);
 		seen = vac__event_read(&pool->progress);
 		vac__wrlock(&s->lock, VAC__RANK_SPACE);
+		if (!c->ring && vac__vma_ring(s, c->first, c->end)) {
+			vac__wrunlock(&s->lock, VAC__RANK_SPACE);
+			vac__sub(&pool->offliners, 1);
+			return -EBUSY;
+		}
 		r = !vac__vma_room(s) || (c->whole && !vac__vma_covers(s, c->first, c->end))
 			    ? -ENOMEM
 			    : 0;
@@ -432,10 +441,11 @@ static int hide(struct vac_space *s, uint32_t first, uint32_t end)
 }
 
 /* Drop the pages of a range, and its VMAs too if `forget`. */
-static int drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget)
+static int drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget, bool ring)
 {
 	struct vac_pool *pool = s->pool;
-	struct change c = {.first = first, .end = end, .deadline_ns = vac__gate_deadline(pool)};
+	struct change c = {
+		.first = first, .end = end, .ring = ring, .deadline_ns = vac__gate_deadline(pool)};
 	uint32_t vmas;
 	long cuts;
 	int r;
@@ -477,7 +487,7 @@ int vac_unmap(struct vac_space *space, void *addr, size_t len)
 	if (r < 0)
 		return r;
 	VAC__ENTER();
-	r = drop(space, first, end, true);
+	r = drop(space, first, end, true, false);
 	VAC__LEAVE();
 	return r;
 }
@@ -496,10 +506,14 @@ static int populate(struct vac_space *s, uint32_t first, uint32_t end, bool all)
 	return r;
 }
 
+#define MAP_RING (1u << 31)
+
 static int map(struct vac_space *s, uint32_t first, uint32_t pages, bool fixed, int prot,
 	       unsigned flags, uint32_t *at)
 {
-	struct vac__vma v = {.prot = (uint8_t)prot, .nohuge = (flags & VAC_MAP_NOHUGE) != 0};
+	struct vac__vma v = {.prot = (uint8_t)prot,
+			     .nohuge = (flags & VAC_MAP_NOHUGE) != 0,
+			     .ring = (flags & MAP_RING) != 0};
 	uint32_t i, vmas;
 	int r = 0;
 
@@ -563,6 +577,20 @@ int vac_map(struct vac_space *space, void *addr, size_t len, int prot, unsigned 
 	if (r == 0)
 		*out = vac__page_addr(space, at);
 	return r;
+}
+
+/* Pages for a ring, wherever they fit; the program cannot change their mapping. */
+int vac__ring_map(struct vac_space *s, uint32_t pages, uint32_t *first)
+{
+	if (pages > s->pages)
+		return -ENOMEM;
+	return map(s, 0, pages, false, VAC_PROT_READ | VAC_PROT_WRITE, VAC_MAP_NOHUGE | MAP_RING,
+		   first);
+}
+
+int vac__ring_unmap(struct vac_space *s, uint32_t first, uint32_t end)
+{
+	return drop(s, first, end, true, true);
 }
 
 /* ---- Protect -------------------------------------------------------------------------------- */
@@ -857,7 +885,7 @@ int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice 
 		r = populate(space, first, end, true);
 		r = r == -EFAULT ? -ENOMEM : r;
 		break;
-	case VAC_ADV_DONTNEED: r = drop(space, first, end, false); break;
+	case VAC_ADV_DONTNEED: r = drop(space, first, end, false, false); break;
 	case VAC_ADV_HUGE:
 	case VAC_ADV_NOHUGE:
 		r = mark(space, first, end, advice == VAC_ADV_NOHUGE ? MARK_NOHUGE : MARK_HUGE);

@@ -62,7 +62,7 @@ void vac__vma_merge_around(struct vac_space *s, uint32_t first, uint32_t end)
 		struct vac__vma *a = &s->vmas[i], *b = a + 1;
 
 		if (a->end != b->start || a->prot != b->prot || a->nohuge != b->nohuge ||
-		    a->locked != b->locked) {
+		    a->locked != b->locked || a->ring != b->ring) {
 			i++;
 			continue;
 		}
@@ -89,6 +89,15 @@ void vac__vma_remove(struct vac_space *s, uint32_t first, uint32_t end)
 		;
 	memmove(&s->vmas[i], &s->vmas[j], (s->nr_vmas - j) * sizeof(s->vmas[0]));
 	s->nr_vmas -= j - i;
+}
+
+/* Does a ring lie in the range? */
+bool vac__vma_ring(const struct vac_space *s, uint32_t first, uint32_t end)
+{
+	for (uint32_t i = vac__vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < end; i++)
+		if (s->vmas[i].ring)
+			return true;
+	return false;
 }
 
 /* Is every page of the range mapped? */
