@@ -94,9 +94,9 @@ int vac_aio_setup(struct vac_space *space, const struct vac_aio_opts *opts, stru
 
 /*
  * End a context: requests under way are cancelled, or waited for where they cannot be; vac_aio_getevents() calls of
- * other threads answer -ECANCELED; what nobody has fetched is thrown away, and the ring unmapped. No other
- * thread may begin a call with it. -ENOMEM (host mappings for the unmapping: the context is there as
- * before, without requests), -EINVAL (not a context, or being destroyed).
+ * other threads answer -ECANCELED; what nobody has fetched is thrown away, and the ring unmapped (where the host has
+ * no mapping for that: with the next context, or the space). No other
+ * thread may begin a call with it. -EINVAL (not a context, or being destroyed).
  */
 int vac_aio_destroy(struct vac_aio *ctx);
 

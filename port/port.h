@@ -243,7 +243,11 @@ struct vac__ioreq {
 	_Atomic uint32_t cancel; /* 1: io_cancel() was called for it */
 	uint32_t state;
 };
+#ifdef VAC_SIM
+#define VAC__IO_SEGS 16u
+#else
 #define VAC__IO_SEGS 1024u
+#endif
 #define VAC__IO_THREADS 1u /* of io_open: without the host's queues */
 
 struct vac__mem_ops {

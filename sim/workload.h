@@ -20,7 +20,8 @@
 	X(foreign)  /* transfers that nobody has pinned for */                           \
 	X(snapshot) /* snapshots, of snapshots too, that are read, written and pinned */ \
 	X(compact)  /* compaction and collapse against all of these */                   \
-	X(swap)     /* a third of the memory that the data would need, and a disk */
+	X(swap)     /* a third of the memory that the data would need, and a disk */     \
+	X(aio)      /* direct I/O contexts, their rings, and a device */
 
 #define WORK_NUMBER(name) WORK_##name,
 enum sim_workload { WORKS(WORK_NUMBER) WORK_COUNT };

@@ -16,11 +16,7 @@
  */
 #include "aio.h"
 
-#ifdef VAC_SIM
-#define CTX_MAX 8u
-#else
-#define CTX_MAX 16384u
-#endif
+#define CTX_MAX VAC__AIO_CTX_MAX
 #define TICK_NS UINT64_C(2000000)
 #define RETRY_NS \
 	UINT64_C(20000000) /* until a page is asked for again for which there was no memory */
@@ -135,7 +131,23 @@ void vac__aio_stall(struct vac_aio *c)
 		a->stalled_last = c->id + 1;
 	}
 	vac__unlock(&a->table, VAC__RANK_AIO_TABLE);
+	vac__st(&a->posting, 1);
 	vac__event_signal(&a->post);
+}
+
+static void post_rests(struct vac__aio_pool *a)
+{
+	vac__st(&a->posting, 0);
+	vac__port_wake(&a->posting, INT_MAX);
+}
+
+/* Wait until the poster has nothing in hand, but for what there is no memory for. */
+void vac__aio_quiet(struct vac_pool *pool)
+{
+	struct vac__aio_pool *a = vac__ld(&pool->aio);
+
+	while (a && vac__ld(&a->posting))
+		vac__port_wait(&a->posting, 1, 0);
 }
 
 /* The next one, in use. */
@@ -167,9 +179,11 @@ static void poster(void *arg)
 			return;
 		c = unstall(a);
 		if (!c) {
+			post_rests(a);
 			vac__event_wait(&a->post, seen, 0);
 			continue;
 		}
+		vac__st(&a->posting, 1);
 		vac__lock(&c->lock, VAC__RANK_AIO);
 		r = c->waiting ? 0 : vac__aio_post(c);
 		page = c->want;
@@ -178,8 +192,10 @@ static void poster(void *arg)
 			r = vac__fault_in(c->space, page, VAC__WRITE);
 			seen = vac__event_read(&a->post);
 			vac__aio_stall(c);
-			if (r < 0 && !vac__ld(&a->stop)) /* for others that come we wake up */
+			if (r < 0 && !vac__ld(&a->stop)) { /* for others that come we wake up */
+				post_rests(a);
 				vac__event_wait(&a->post, seen + 1, vac__port_now() + RETRY_NS);
+			}
 		}
 		vac__aio_put(c);
 	}
@@ -308,13 +324,13 @@ static int ctx_take(struct vac__aio_pool *a, uint32_t events, struct vac_aio **o
 	int r = 0;
 
 	vac__lock(&a->table, VAC__RANK_AIO_TABLE);
-	for (i = 0; i < a->top_ctx && vac__ld(&a->ctx[i].state) != VAC__AIO_FREE; i++)
+	for (i = 0; i < vac__ld(&a->top_ctx) && vac__ld(&a->ctx[i].state) != VAC__AIO_FREE; i++)
 		;
 	if (i == CTX_MAX || events > a->max_events - a->events) {
 		r = -EAGAIN;
 	} else {
-		if (i == a->top_ctx)
-			a->top_ctx++;
+		if (i == vac__ld(&a->top_ctx))
+			vac__add(&a->top_ctx, 1);
 		a->events += events;
 		vac__st(&a->ctx[i].state, VAC__AIO_DYING); /* nobody's for now */
 		vac__add(&a->nr_ctx, 1);
@@ -324,9 +340,12 @@ static int ctx_take(struct vac__aio_pool *a, uint32_t events, struct vac_aio **o
 	return r;
 }
 
-/* The slot, and those of its requests, are anybody's. No event will come for it. */
-static void ctx_give(struct vac__aio_pool *a, struct vac_aio *c)
+/* The ring is unmapped, if it can be; slot and requests are anybody's then. No event will come for it. */
+static void ctx_give(struct vac__aio_pool *a, struct vac_aio *c, bool mapped)
 {
+	if (mapped && vac__ring_unmap(c->space, c->page, c->page + c->pages) == 0)
+		mapped = false;
+	vac__sub(&c->space->nr_rings, 1);
 	vac__lock(&a->table, VAC__RANK_AIO_TABLE);
 	while (c->free) {
 		struct vac__aio_req *q = vac__aio_req(a, c->free);
@@ -337,8 +356,57 @@ static void ctx_give(struct vac__aio_pool *a, struct vac_aio *c)
 	}
 	a->events -= c->events;
 	vac__sub(&a->nr_ctx, 1);
-	vac__st(&c->state, VAC__AIO_FREE);
+	vac__st(&c->state, mapped ? VAC__AIO_LEFT : VAC__AIO_FREE);
 	vac__unlock(&a->table, VAC__RANK_AIO_TABLE);
+}
+
+/* Unmap rings of a space that could not be unmapped when their contexts ended. */
+static void unmap_left(struct vac__aio_pool *a, struct vac_space *s)
+{
+	for (uint32_t i = 0; i < vac__ld(&a->top_ctx); i++) {
+		struct vac_aio *c = &a->ctx[i];
+		uint32_t left = VAC__AIO_LEFT;
+		int r;
+
+		if (vac__ld(&c->state) != VAC__AIO_LEFT || c->space != s ||
+		    !vac__cas(&c->state, &left, VAC__AIO_DYING))
+			continue;
+		r = vac__ring_unmap(s, c->page, c->page + c->pages);
+		vac__st(&c->state, r < 0 ? VAC__AIO_LEFT : VAC__AIO_FREE);
+	}
+}
+
+/* A space is gone, with all that was mapped in it. */
+void vac__aio_forget(struct vac_space *s)
+{
+	struct vac__aio_pool *a = vac__ld(&s->pool->aio);
+
+	for (uint32_t i = 0; a && i < vac__ld(&a->top_ctx); i++)
+		if (vac__ld(&a->ctx[i].state) == VAC__AIO_LEFT && a->ctx[i].space == s)
+			vac__st(&a->ctx[i].state, VAC__AIO_FREE);
+}
+
+/* fork() holds all contexts still, whether live or not: nobody writes to a ring. It holds no other lock than
+ * those outside of these. */
+void vac__aio_hold(struct vac_pool *pool)
+{
+	struct vac__aio_pool *a = vac__ld(&pool->aio);
+
+	for (uint32_t i = 0; a && i < vac__ld(&a->top_ctx); i++) {
+		vac__lock(&a->ctx[i].lock, VAC__RANK_MANY);
+		a->ctx[i].forking = true;
+	}
+}
+
+void vac__aio_let_go(struct vac_pool *pool)
+{
+	struct vac__aio_pool *a = vac__ld(&pool->aio);
+
+	for (uint32_t i = 0; a && i < vac__ld(&a->top_ctx); i++)
+		if (a->ctx[i].forking) { /* not so for those that are made since, who wait for the space */
+			a->ctx[i].forking = false;
+			vac__unlock(&a->ctx[i].lock, VAC__RANK_MANY);
+		}
 }
 
 static void name_it(struct vac_aio *c, const char *name)
@@ -378,7 +446,12 @@ static int ring_fill(struct vac_aio *c)
 
 	for (uint32_t p = c->page; p < c->page + c->pages && r == 0; p++)
 		r = vac__fault_in(c->space, p, VAC__WRITE);
-	while (r == 0 && vac__aio_ring_init(c) == -EAGAIN) {
+	while (r == 0) {
+		vac__lock(&c->lock, VAC__RANK_AIO);
+		r = vac__aio_ring_init(c);
+		vac__unlock(&c->lock, VAC__RANK_AIO);
+		if (r == 0)
+			break;
 		VAC__SYNC("aio_setup", c->want);
 		r = vac__fault_in(c->space, c->want, VAC__WRITE);
 	}
@@ -390,10 +463,13 @@ static int setup(struct vac_space *s, const struct vac_aio_opts *o, const char *
 {
 	struct vac__aio_pool *a;
 	struct vac_aio *c;
+	bool mapped;
 	int r = aio_of(s->pool, o->flags, &a);
 
-	if (r == 0)
-		r = ctx_take(a, o->events, &c);
+	if (r < 0)
+		return r;
+	unmap_left(a, s);
+	r = ctx_take(a, o->events, &c);
 	if (r < 0)
 		return r;
 	c->pool = s->pool;
@@ -411,16 +487,13 @@ static int setup(struct vac_space *s, const struct vac_aio_opts *o, const char *
 	c->nr_files = 0;
 	vac__add(&s->nr_rings, 1);
 	r = vac__ring_map(s, c->pages, &c->page);
-	if (r == 0) {
+	mapped = r == 0;
+	if (r == 0)
 		r = ring_fill(c);
-		if (r == 0 && (o->flags & VAC_AIO_TEST_HELD))
-			r = hold_ring(c);
-		if (r < 0)
-			vac__ring_unmap(s, c->page, c->page + c->pages);
-	}
+	if (r == 0 && (o->flags & VAC_AIO_TEST_HELD))
+		r = hold_ring(c);
 	if (r < 0) {
-		vac__sub(&s->nr_rings, 1);
-		ctx_give(a, c);
+		ctx_give(a, c, mapped);
 		return r;
 	}
 	vac__st(&c->state, VAC__AIO_LIVE);
@@ -502,7 +575,6 @@ static int destroy(struct vac_aio *c)
 {
 	struct vac__aio_pool *a = c->pool->aio;
 	uint32_t live = VAC__AIO_LIVE;
-	int r;
 
 	if (!vac__cas(&c->state, &live, VAC__AIO_DYING))
 		return -EINVAL;
@@ -510,11 +582,6 @@ static int destroy(struct vac_aio *c)
 	if (c->held)
 		vac_unpin(c->pool, c->held);
 	c->held = 0;
-	r = vac__ring_unmap(c->space, c->page, c->page + c->pages);
-	if (r < 0) {
-		vac__st(&c->state, VAC__AIO_LIVE);
-		return r;
-	}
 	vac__lock(&c->lock, VAC__RANK_AIO);
 	while (c->ended.n) {
 		struct vac__aio_req *q = vac__aio_req(a, c->ended.first);
@@ -524,8 +591,7 @@ static int destroy(struct vac_aio *c)
 	}
 	vac__unlock(&c->lock, VAC__RANK_AIO);
 	drop_files(c);
-	vac__sub(&c->space->nr_rings, 1);
-	ctx_give(a, c);
+	ctx_give(a, c, true);
 	return 0;
 }
 
@@ -657,7 +723,7 @@ unsigned vac__aio_cancel_block(struct vac_pool *pool, uint32_t first, uint32_t f
 	for (uint32_t id = 0; a && id < CTX_MAX; id++) {
 		struct vac_aio *c = &a->ctx[id];
 
-		if (vac__ld(&c->state) == VAC__AIO_FREE)
+		if (vac__ld(&c->state) != VAC__AIO_LIVE && vac__ld(&c->state) != VAC__AIO_DYING)
 			continue;
 		vac__lock(&c->lock, VAC__RANK_AIO);
 		for (uint32_t i = c->flying.first; i; i = vac__aio_req(a, i)->next) {

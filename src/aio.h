@@ -37,7 +37,8 @@ struct vac__aio_list {
 	uint32_t first, last, n; /* index + 1 */
 };
 
-enum { VAC__AIO_FREE, VAC__AIO_LIVE, VAC__AIO_DYING };
+/* LEFT: ended, but the host would not let its ring be unmapped: who needs addresses there tries again. */
+enum { VAC__AIO_FREE, VAC__AIO_LIVE, VAC__AIO_DYING, VAC__AIO_LEFT };
 
 struct vac_aio {
 	struct vac_pool *pool;
@@ -49,6 +50,7 @@ struct vac_aio {
 	char name[12];
 
 	struct vac__mutex lock; /* rank aio: all below */
+	bool forking;           /* a fork() holds it */
 	struct vac__aio_list flying, ended;
 	uint32_t free;           /* slots of its own */
 	uint32_t events;         /* most that may be flying, ended or in the ring */
@@ -80,7 +82,8 @@ struct vac__aio_pool {
 	struct vac__mutex table; /* rank aio table: slots of contexts and requests, the stalled */
 	struct vac_aio *ctx;     /* reserved whole */
 	struct vac__aio_req *req;
-	uint32_t top_ctx, top_req, free_req;
+	_Atomic uint32_t top_ctx; /* written under the lock */
+	uint32_t top_req, free_req;
 	struct vac__aio_big *big;
 	uint32_t stalled; /* id + 1 */
 	uint32_t stalled_last;
@@ -93,8 +96,9 @@ struct vac__aio_pool {
 	_Atomic uint32_t sleepers; /* calls that wait for others to collect for them */
 	_Atomic uint32_t parked;   /* 1: the collector has nothing to do until it is told */
 	_Atomic uint32_t stop;
-	struct vac__event kick; /* for the collector */
-	struct vac__event post; /* for the poster */
+	_Atomic uint32_t posting; /* 1: the poster has something to do, and will do it */
+	struct vac__event kick;   /* for the collector */
+	struct vac__event post;   /* for the poster */
 };
 
 /* ---- aio.c ---- */

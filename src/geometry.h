@@ -25,6 +25,8 @@
 #define VAC__LOST_MAX 16u
 #define VAC__SWAP_CLUSTER 4u
 #define VAC__SWAP_SLOTS_MAX 512u
+#define VAC__AIO_CTX_MAX 8u
+#define VAC__AIO_EVENTS 64u
 #else
 #define VAC__PAGE_SHIFT 12
 #define VAC__PB_ORDER 9
@@ -41,6 +43,8 @@
 #define VAC__LOST_MAX 64u
 #define VAC__SWAP_CLUSTER 16u
 #define VAC__SWAP_SLOTS_MAX (UINT32_C(1) << 26)
+#define VAC__AIO_CTX_MAX 16384u
+#define VAC__AIO_EVENTS 65536u
 #endif
 
 #define VAC__PB_PAGES (1u << VAC__PB_ORDER)

@@ -650,6 +650,10 @@ static inline bool vac__swapcache(struct vac_pool *pool, uint32_t pfn)
 
 /* ---- aio.c ---- */
 int vac__aio_close(struct vac_pool *pool);
+void vac__aio_quiet(struct vac_pool *pool);
+void vac__aio_forget(struct vac_space *s);
+void vac__aio_hold(struct vac_pool *pool);
+void vac__aio_let_go(struct vac_pool *pool);
 unsigned vac__aio_cancel_block(struct vac_pool *pool, uint32_t first, uint32_t frames);
 
 /* ---- reclaim.c ---- */

@@ -42,7 +42,7 @@ static int complete(struct vac_pool_opts *o)
 	if (o->gate_timeout_ms == 0)
 		o->gate_timeout_ms = 1000;
 	if (o->aio_events == 0)
-		o->aio_events = 65536;
+		o->aio_events = VAC__AIO_EVENTS;
 	if (o->fault_bytes == 0)
 		o->fault_bytes = DEFAULT_FAULT_PAGES * VAC_PAGE_BYTES;
 	if (!power_of_two(o->block_bytes) || o->block_bytes < VAC_BLOCK_BYTES_MIN ||
@@ -294,6 +294,7 @@ int vac_pool_check(struct vac_pool *pool, char *msg, size_t msg_bytes)
 	if (vac__port_forked())
 		return -EPERM;
 	VAC__ENTER();
+	vac__aio_quiet(pool);
 	pool->mem->quiet(pool->mem_ctx);
 	vac__lock(&pool->swap.step, VAC__RANK_BACKGROUND);
 	r = vac__check(pool, text, sizeof(text));

@@ -193,6 +193,7 @@ int vac__space_destroy(struct vac_space *s)
 	vac__wrunlock(&pool->families[s->family].lock, VAC__RANK_RMAP);
 	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
 
+	vac__aio_forget(s);
 	vac__family_leave(pool, s);
 	/* No walk can find the space now, so no new reservation can name it. */
 	for (uint32_t v = 0; v < s->vpbs; v += 4096)
