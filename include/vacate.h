@@ -434,7 +434,7 @@ int vac_block_online(struct vac_pool *pool, int id, enum vac_zone zone);
 #define VAC_OFFLINE_BEST_EFFORT 1u /* without enough target memory, move what fits, then stop */
 #define VAC_OFFLINE_DRY_RUN 2u     /* move nothing; answer what would hold it: see below */
 #define VAC_OFFLINE_SWAP 8u        /* write pages to the swap file, if any, sooner than move them */
-#define VAC_OFFLINE_CANCEL_IO 16u  /* cancel vac_aio_submit() requests that hold the block */
+#define VAC_OFFLINE_CANCEL_IO 32u  /* cancel vac_aio_submit() requests that hold the block */
 #define VAC_OFFLINE_TEST_NO_GATE 4u /* test switch: do not gate pins; endless I/O then starves us */
 
 struct vac_offline_progress {
