@@ -435,6 +435,7 @@ int vac_block_online(struct vac_pool *pool, int id, enum vac_zone zone);
 #define VAC_OFFLINE_DRY_RUN 2u     /* move nothing; answer what would hold it: see below */
 #define VAC_OFFLINE_SWAP 8u        /* write pages to the swap file, if any, sooner than move them */
 #define VAC_OFFLINE_CANCEL_IO 32u  /* cancel vac_aio_submit() requests that hold the block */
+#define VAC_OFFLINE_REVOKE 16u /* ask holders of pins that keep it to let go: vac_pin_opts.revoke */
 #define VAC_OFFLINE_TEST_NO_GATE 4u /* test switch: do not gate pins; endless I/O then starves us */
 
 struct vac_offline_progress {
@@ -763,8 +764,65 @@ int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flag
 	    const char *owner, uint64_t *pin);
 
 /*
+ * A pin that can move: its holder, asked by vac_block_offline(), lets go for a moment, and goes on with
+ * the new frames. For pins that last, where waiting is no use: registered buffers, rings, device queues.
+ *
+ * Callbacks run in a thread of the pool's own, one at a time as a rule, with no lock of the engine held
+ * and all signals blocked but those of faults: pool memory may be touched. They may call vac_unpin() and
+ * what only reads (vac_page_info(), vac_pool_stats()); no other call on this pool. ctx and pin are those
+ * of vac_pin_with(), which may not have returned yet when the first one comes (*pin is set by then).
+ */
+struct vac_relocate_ops {
+	size_t size;
+	/* 0: until resume() nothing reaches the memory through the pin, and nobody holds its frames: the
+	 * kernel neither, so what was registered with it is unregistered (else the offline finds the holder,
+	 * and the page stays). Waiting here for transfers under way is fine. -EAGAIN: not now, ask again in a
+	 * moment; other values refuse, for this offline. */
+	int (*quiesce)(void *ctx, uint64_t pin);
+	/* [addr, addr+len), a part of what was pinned, has new frames, which the pin holds: register them.
+	 * Once for each such run of addresses. It cannot be undone: an error is told to the log, and to the
+	 * report of a later offline. */
+	int (*repoint)(void *ctx, uint64_t pin, void *addr, size_t len);
+	/* Once after each quiesce() that has answered 0, whether anything has moved or not; not if the pin was
+	 * dropped meanwhile. */
+	void (*resume)(void *ctx, uint64_t pin);
+	/* One call that takes longer is given up: its page stays, the report names the owner, and the offline
+	 * goes on. When it returns, what is then missing (repoint, resume) is called. 0: 1000. */
+	uint32_t timeout_ms;
+};
+
+struct vac_pin_opts {
+	size_t size;
+	unsigned flags; /* VAC_PIN_* */
+	const char *owner;
+	/* Copied. With it the pin counts as VAC_PIN_LONGTERM, and stays in the memory where it is. */
+	const struct vac_relocate_ops *relocate;
+	/* Asked by an offline with VAC_OFFLINE_REVOKE, once, when the pin keeps its block: to let go. The owner
+	 * calls vac_unpin() now or later and answers 0, or a negative value: it will not. Nothing is forced.
+	 * As the callbacks above. */
+	int (*revoke)(void *ctx, uint64_t pin);
+	void *ctx;
+};
+
+struct vac_pin_result {
+	size_t size;
+	uint32_t migrated;       /* folios that were moved to normal memory first */
+	uint32_t unmovable_kept; /* folios that stay in movable memory, as they could not be moved */
+	int kept_error;          /* why: a negative errno value */
+};
+
+/*
+ * vac_pin() with more to say. res may be NULL. Errors: those of vac_pin(), -EINVAL (a size, or a callback is
+ * missing), -ENOMEM (a thread for the callbacks too).
+ */
+int vac_pin_with(struct vac_space *space, const void *addr, size_t len,
+		 const struct vac_pin_opts *opts, struct vac_pin_result *res, uint64_t *pin);
+
+/*
  * Drop a pin. Call it only when nobody will touch the memory through it again. -EINVAL: not a pin
- * of this pool, or dropped already (nothing is changed). Never blocks beyond short engine locks.
+ * of this pool, or dropped already (nothing is changed). Never blocks beyond short engine locks; but if
+ * the pin has callbacks, it waits for one of its own that is running (not if called by that), and for its
+ * pages that are being copied. After it none is called any more: so hold no lock that they take.
  */
 int vac_unpin(struct vac_pool *pool, uint64_t pin);
 
@@ -866,19 +924,28 @@ enum vac_blocker_class {
 	VAC_HELD_BUSY,       /* being filled, split or moved by another thread */
 	VAC_HELD_LATE,       /* bytes came late for this page, which is pinned: see FOREIGN */
 	VAC_HELD_LOST, /* bytes came late, and the program has written the same ones: FOREIGN */
+	VAC_HELD_RELOCATABLE, /* pins that can move, whose holders an offline would ask */
+	VAC_HELD_REFUSED,     /* one of them has refused, or took too long: vac_owner.error */
 };
 const char *vac_blocker_class_name(enum vac_blocker_class cls); /* "short pin", ... */
+
+/* vac_owner.flags, besides VAC_PIN_* */
+#define VAC_OWNER_RELOCATABLE 0x100u /* the pin has vac_relocate_ops */
+#define VAC_OWNER_REVOCABLE 0x200u   /* and this one a revoke callback */
 
 struct vac_owner {
 	char owner[VAC_OWNER_MAX];
 	uint32_t tid;
 	char thread[16]; /* the thread's name, "" if it has ended */
-	uint32_t flags;  /* VAC_PIN_* */
+	uint32_t flags;  /* VAC_PIN_*, VAC_OWNER_* */
 	uint64_t age_ns;
 	uintptr_t addr; /* what was pinned */
 	uint64_t len;
 	unsigned stack_depth; /* return addresses, innermost first; 0 if not recorded */
 	uintptr_t stack[VAC_STACK_MAX];
+	/* What a callback of the pin has answered last, -ETIMEDOUT: one took, or takes, too long. 0: none has
+	 * failed. */
+	int error;
 };
 
 struct vac_blocker {

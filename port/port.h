@@ -73,6 +73,9 @@ void vac__port_leave(const struct vac__port_saved *saved);
  */
 int vac__port_thread_start(const char *name, void (*fn)(void *arg), void *arg, uintptr_t *thread);
 void vac__port_thread_join(uintptr_t thread);
+/* The calling thread, one of those, is about to run what may touch the memory of pools: let the signals
+ * of its own faults through. */
+void vac__port_thread_touches(void);
 
 bool vac__port_forked(void); /* true in a child of fork(): the pool is not here */
 

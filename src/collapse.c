@@ -181,6 +181,7 @@ static unsigned pick(struct vac_space *s, uint32_t vpb, struct vac__mig_item *it
 		if (r < 0)
 			break;
 		items[n].src = vac__e_pfn(e);
+		items[n].pins = 0;
 	}
 	return n;
 }

@@ -106,6 +106,7 @@ static unsigned pick(struct compact *c, uint32_t pfn, int *err)
 			*err = -EAGAIN;
 			break;
 		}
+		pool->batch[n].pins = 0;
 		pool->batch[n++].src = pfn;
 		if (vac__ld_rlx(&f->flags) & VAC__F_HEAD)
 			*err = -EAGAIN;

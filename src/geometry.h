@@ -27,6 +27,8 @@
 #define VAC__SWAP_SLOTS_MAX 512u
 #define VAC__AIO_CTX_MAX 8u
 #define VAC__AIO_EVENTS 64u
+#define VAC__RELOC_LIST 32u
+#define VAC__RELOC_WORKERS 3u
 #else
 #define VAC__PAGE_SHIFT 12
 #define VAC__PB_ORDER 9
@@ -45,6 +47,8 @@
 #define VAC__SWAP_SLOTS_MAX (UINT32_C(1) << 26)
 #define VAC__AIO_CTX_MAX 16384u
 #define VAC__AIO_EVENTS 65536u
+#define VAC__RELOC_LIST 4096u
+#define VAC__RELOC_WORKERS 8u
 #endif
 
 #define VAC__PB_PAGES (1u << VAC__PB_ORDER)

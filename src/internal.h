@@ -52,6 +52,13 @@
 #define VAC__DEBUG_ASSERT(cond) ((void)0)
 #endif
 
+/* Something may have happened: waited for by an offline. */
+struct vac__event {
+	_Atomic uint32_t seq, waiters;
+};
+
+#include "relocate.h"
+
 /* ---- Frames --------------------------------------------------------------------------------- */
 
 /* frame.flags. The kind changes under the zone lock, or by the one who holds the folio frozen;
@@ -214,6 +221,8 @@ struct vac__run {
 	uint32_t n; /* folios; VAC__RUN_HUGE: of 512 frames each */
 };
 #define VAC__RUN_HUGE (UINT32_C(1) << 31)
+#define VAC__RUN_MOVED (UINT32_C(1) << 30) /* has new frames that its holder has not been told of */
+#define VAC__RUN_FOLIOS (VAC__RUN_MOVED - 1)
 #define VAC__PIN_RUNS 4
 #define VAC__MORE_HEAD 2 /* words in front of an overflow array: see more_room() in pin.c */
 
@@ -249,6 +258,9 @@ struct vac__pin_rec {
 	_Atomic(_Atomic uint64_t *) more;    /* all the runs, where there are more than four */
 };
 
+/* vac__pin_rec.flags: VAC_PIN_*, VAC_OWNER_*. With one of the latter it has a vac__pin_ext. */
+#define VAC__PIN_EXT (VAC_OWNER_RELOCATABLE | VAC_OWNER_REVOCABLE)
+
 #define VAC__LEDGER_SHARDS 16u
 
 struct vac__stack {
@@ -259,6 +271,7 @@ struct vac__stack {
 
 struct vac__ledger {
 	struct vac__pin_rec *rec; /* reserved whole, first `top` are in use or on a free list */
+	struct vac__pin_ext *ext; /* the same of pins with callbacks; see relocate.c */
 	_Atomic uint32_t top;
 	struct vac__mutex grow;                       /* rank ledger */
 	_Atomic uint64_t free[VAC__LEDGER_SHARDS][8]; /* [0]: tag << 32 | index + 1; padded */
@@ -299,11 +312,6 @@ struct vac__lost {
 	uint32_t bytes, pfn;
 };
 
-/* Something may have happened: waited for by an offline. */
-struct vac__event {
-	_Atomic uint32_t seq, waiters;
-};
-
 struct vac__bucket {
 	_Atomic uint32_t seq;
 	uint32_t pad[15]; /* a cache line each */
@@ -312,6 +320,7 @@ struct vac__bucket {
 struct vac__mig_item {
 	uint32_t src, dst;
 	uint32_t family, index; /* rmap key */
+	uint32_t pins;          /* that move with it: their holders keep still meanwhile */
 	uint16_t unit;          /* first item of its unit, within its group */
 	uint8_t state;
 	uint8_t watch; /* VAC__WATCH_* */
@@ -442,6 +451,7 @@ struct vac_pool {
 
 	struct vac__counters c;
 	struct vac__swap swap;
+	struct vac__reloc reloc;
 
 	struct vac__mutex aio_lock;        /* rank aio setup */
 	struct vac__aio_pool *_Atomic aio; /* aio.h; NULL before the first context */
@@ -698,6 +708,7 @@ struct vac__pin_view {
 	uint32_t flags, tid, space, nr_runs;
 	uint64_t addr, len, when_ns;
 	char owner[VAC_OWNER_MAX];
+	int error; /* of its callbacks */
 	unsigned depth;
 	uintptr_t stack[VAC_STACK_MAX];
 };
@@ -706,9 +717,34 @@ bool vac__pin_holds(struct vac_pool *pool, uint32_t index, uint32_t pfn);
 bool vac__pin_touches(struct vac_pool *pool, uint32_t index, uint32_t first, uint32_t frames);
 uint64_t vac__pin_sum(struct vac_pool *pool, uint32_t index);
 bool vac__pin_find(struct vac_pool *pool, uint32_t pfn, uint32_t *cursor, struct vac__pin_view *v);
+typedef bool vac__run_fn(void *ctx, uint32_t first, uint32_t step, uint32_t n);
+bool vac__pin_runs(struct vac_pool *pool, uint32_t index, vac__run_fn *fn, void *ctx);
+int vac__runs_room(struct vac__pin_rec *r, uint32_t nr, uint64_t runs);
+void vac__runs_replace(struct vac__pin_rec *r, uint32_t first, const uint32_t *to);
 int vac__rec_take(struct vac_pool *pool, uint32_t *index);
 void vac__rec_free(struct vac_pool *pool, uint32_t index);
 uint32_t vac__stack_intern(struct vac_pool *pool, const uintptr_t *pc, unsigned depth);
+
+/* ---- relocate.c ---- */
+/* When to give up waiting: asked often. */
+struct vac__reloc_wait {
+	bool (*stop)(void *arg);
+	void *arg;
+	uint64_t deadline_ns;
+};
+int vac__ext_begin(struct vac_pool *pool, uint32_t index, const struct vac_pin_opts *o);
+void vac__ext_ready(struct vac_pool *pool, uint64_t handle);
+void vac__ext_end(struct vac_pool *pool, uint32_t index);
+void vac__reloc_begin(struct vac_pool *pool);
+void vac__reloc_look(struct vac_pool *pool, uint32_t pfn);
+void vac__reloc_quiesce(struct vac_pool *pool, uint32_t pfn, const struct vac__reloc_wait *w);
+void vac__reloc_count(struct vac_pool *pool, uint32_t pfn);
+void vac__reloc_take(struct vac_pool *pool, uint32_t pfn);
+void vac__reloc_moved(struct vac_pool *pool, uint32_t pfn, const struct vac__mig_item *items,
+		      unsigned n);
+void vac__reloc_resume(struct vac_pool *pool);
+bool vac__reloc_revoke(struct vac_pool *pool, uint32_t pfn, const struct vac__reloc_wait *w);
+void vac__reloc_stop(struct vac_pool *pool);
 
 /* ---- migrate.c ---- */
 uint64_t vac__expected_counts(bool swapcache, uint32_t isolated, uint32_t extra, uint32_t map);

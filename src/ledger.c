@@ -17,8 +17,9 @@ int vac__ledger_open(struct vac_pool *pool)
 	struct vac__ledger *l = &pool->ledger;
 
 	l->rec = vac__port_table_reserve(sizeof(*l->rec) * VAC__LEDGER_MAX);
+	l->ext = vac__port_table_reserve(sizeof(*l->ext) * VAC__LEDGER_MAX);
 	l->stacks = vac__port_meta_reserve(sizeof(*l->stacks) * VAC__STACKS_MAX);
-	return l->rec && l->stacks ? 0 : -ENOMEM;
+	return l->rec && l->ext && l->stacks ? 0 : -ENOMEM;
 }
 
 void vac__ledger_close(struct vac_pool *pool)
@@ -41,6 +42,8 @@ void vac__ledger_close(struct vac_pool *pool)
 	}
 	if (l->rec)
 		vac__port_table_release(l->rec, sizeof(*l->rec) * VAC__LEDGER_MAX);
+	if (l->ext)
+		vac__port_table_release(l->ext, sizeof(*l->ext) * VAC__LEDGER_MAX);
 	if (l->stacks)
 		vac__port_meta_release(l->stacks, sizeof(*l->stacks) * VAC__STACKS_MAX);
 }
@@ -110,6 +113,116 @@ void vac__rec_free(struct vac_pool *pool, uint32_t index)
 	push(&pool->ledger, pool->ledger.rec[index].home, index);
 }
 
+/* ---- Runs ----------------------------------------------------------------------------------- */
+
+/*
+ * Room for so many runs, more than four: the record's own array, kept with the record for the next user
+ * of it. Readers may be in the old array: it is never given back before the pool is closed. nr: that are
+ * there. Nobody else changes the record's runs.
+ */
+int vac__runs_room(struct vac__pin_rec *r, uint32_t nr, uint64_t runs)
+{
+	uint32_t cap = vac__ld_rlx(&r->more_runs);
+	_Atomic uint64_t *more, *old = vac__ld_rlx(&r->more);
+
+	if (runs <= VAC__PIN_RUNS || cap >= runs)
+		return 0;
+	runs = runs < VAC__PB_PAGES ? VAC__PB_PAGES : runs;
+	/* Metadata is never refused for want of host mappings, but there may be many of these. */
+	if (!vac__port_vma_charge(1, false))
+		return -ENOMEM;
+	VAC__ENTER();
+	more = vac__port_meta_reserve((runs + VAC__MORE_HEAD) * sizeof(*more));
+	VAC__LEAVE();
+	vac__port_vma_charge(-1, true);
+	if (!more)
+		return -ENOMEM;
+	/* In front: the array before it and its size, for the end of the pool. */
+	vac__st_rlx(&more[0], (uintptr_t)old);
+	vac__st_rlx(&more[1], cap);
+	more += VAC__MORE_HEAD;
+	for (uint32_t i = 0; i < nr; i++)
+		vac__st_rlx(&more[i], vac__ld_rlx(i < VAC__PIN_RUNS ? &r->run[i] : &old[i]));
+	vac__st_rel(&r->more, more);
+	vac__st_rel(&r->more_runs, (uint32_t)runs);
+	return 0;
+}
+
+/* One folio a run: from the last one down, as there are no fewer than runs. */
+static uint32_t explode(_Atomic uint64_t *run, uint32_t nr, uint32_t folios)
+{
+	uint32_t at = folios;
+
+	for (uint32_t i = nr; i-- > 0;) {
+		uint64_t v = vac__ld_rlx(&run[i]);
+		uint32_t bits = (uint32_t)(v >> 32) & ~VAC__RUN_FOLIOS;
+		uint32_t n = (uint32_t)(v >> 32) & VAC__RUN_FOLIOS;
+		uint32_t step = bits & VAC__RUN_HUGE ? VAC__PB_PAGES : 1;
+
+		while (n-- > 0)
+			vac__st_rlx(&run[--at],
+				    (uint64_t)(bits | 1) << 32 | ((uint32_t)v + n * step));
+	}
+	return folios;
+}
+
+static uint32_t join(_Atomic uint64_t *run, uint32_t nr)
+{
+	uint32_t out = 0;
+
+	for (uint32_t i = 0; i < nr; i++) {
+		uint64_t v = vac__ld_rlx(&run[i]), last = out ? vac__ld_rlx(&run[out - 1]) : 0;
+		uint32_t n = (uint32_t)(last >> 32), bits = n & ~VAC__RUN_FOLIOS;
+		uint32_t more = (uint32_t)(v >> 32) & VAC__RUN_FOLIOS;
+		uint32_t step = bits & VAC__RUN_HUGE ? VAC__PB_PAGES : 1;
+
+		if (out && bits == ((uint32_t)(v >> 32) & ~VAC__RUN_FOLIOS) &&
+		    (uint32_t)v == (uint32_t)last + (n & VAC__RUN_FOLIOS) * step)
+			vac__st_rlx(&run[out - 1], last + ((uint64_t)more << 32));
+		else
+			vac__st_rlx(&run[out++], v);
+	}
+	return out;
+}
+
+/*
+ * The folio at frame first + i of a pageblock is the one at to[i] from now on, where that is not
+ * VAC__NO_PFN, and marked as moved. to NULL: take the marks away. There is room for a run a folio. A
+ * reader at the same time may miss a folio, or see one twice.
+ */
+void vac__runs_replace(struct vac__pin_rec *r, uint32_t first, const uint32_t *to)
+{
+	uint32_t nr = vac__ld_rlx(&r->nr_runs), folios = 0;
+	_Atomic uint64_t *run = nr > VAC__PIN_RUNS ? vac__ld_rlx(&r->more) : r->run;
+
+	for (uint32_t i = 0; i < nr; i++)
+		folios += (uint32_t)(vac__ld_rlx(&run[i]) >> 32) & VAC__RUN_FOLIOS;
+	if (to && folios > VAC__PIN_RUNS && nr <= VAC__PIN_RUNS) {
+		run = vac__ld_rlx(&r->more);
+		for (uint32_t i = 0; i < nr; i++)
+			vac__st_rlx(&run[i], vac__ld_rlx(&r->run[i]));
+	}
+	if (to)
+		nr = explode(run, nr, folios);
+	for (uint32_t i = 0; i < nr; i++) {
+		uint64_t v = vac__ld_rlx(&run[i]);
+		uint32_t at = (uint32_t)v - first;
+
+		if (!to)
+			v &= ~((uint64_t)VAC__RUN_MOVED << 32);
+		else if ((uint32_t)v >= first && at < VAC__PB_PAGES && to[at] != VAC__NO_PFN)
+			v = (v & ~(uint64_t)UINT32_MAX) | (uint64_t)VAC__RUN_MOVED << 32 | to[at];
+		vac__st_rlx(&run[i], v);
+	}
+	nr = join(run, nr);
+	for (uint32_t i = 0; i < nr; i++)
+		folios -= (uint32_t)(vac__ld_rlx(&run[i]) >> 32) & VAC__RUN_FOLIOS;
+	VAC__DEBUG_ASSERT(folios == 0);
+	for (uint32_t i = 0; i < nr && i < VAC__PIN_RUNS; i++)
+		vac__st_rel(&r->run[i], vac__ld_rlx(&run[i]));
+	vac__st_rel(&r->nr_runs, nr);
+}
+
 /* The number + 1 of a call stack, kept once; 0 when there is no room for another. */
 uint32_t vac__stack_intern(struct vac_pool *pool, const uintptr_t *pc, unsigned depth)
 {
@@ -153,6 +266,7 @@ bool vac__pin_view(struct vac_pool *pool, uint32_t index, struct vac__pin_view *
 	if (!vac__seq_used(seq))
 		return false;
 	v->flags = vac__ld_acq(&r->flags);
+	v->error = v->flags & VAC__PIN_EXT ? vac__ld_rlx(&pool->ledger.ext[index].error) : 0;
 	v->tid = vac__ld_acq(&r->tid);
 	v->space = vac__ld_acq(&r->space);
 	v->nr_runs = vac__ld_acq(&r->nr_runs);
@@ -179,8 +293,7 @@ bool vac__pin_view(struct vac_pool *pool, uint32_t index, struct vac__pin_view *
 
 /* Go through the runs of a record: fn(ctx, first, step, n) until it answers true. False if the
  * record is not live, or fn never did, or the record's life ended meanwhile. */
-static bool runs(struct vac_pool *pool, uint32_t index,
-		 bool (*fn)(void *ctx, uint32_t first, uint32_t step, uint32_t n), void *ctx)
+bool vac__pin_runs(struct vac_pool *pool, uint32_t index, vac__run_fn *fn, void *ctx)
 {
 	struct vac__pin_rec *r = &pool->ledger.rec[index];
 	uint32_t seq = vac__ld(&r->seq), nr = vac__ld_acq(&r->nr_runs);
@@ -198,7 +311,7 @@ static bool runs(struct vac_pool *pool, uint32_t index,
 		uint32_t n = (uint32_t)(v >> 32);
 
 		yes = fn(ctx, (uint32_t)v, n & VAC__RUN_HUGE ? VAC__PB_PAGES : 1,
-			 n & ~VAC__RUN_HUGE);
+			 n & VAC__RUN_FOLIOS);
 	}
 	return yes && vac__seq_same(seq, vac__ld(&r->seq));
 }
@@ -213,7 +326,7 @@ static bool run_has(void *ctx, uint32_t first, uint32_t step, uint32_t n)
 /* Does this record hold the folio whose head is pfn? */
 bool vac__pin_holds(struct vac_pool *pool, uint32_t index, uint32_t pfn)
 {
-	return runs(pool, index, run_has, &pfn);
+	return vac__pin_runs(pool, index, run_has, &pfn);
 }
 
 static bool run_meets(void *ctx, uint32_t first, uint32_t step, uint32_t n)
@@ -228,7 +341,7 @@ bool vac__pin_touches(struct vac_pool *pool, uint32_t index, uint32_t first, uin
 {
 	uint32_t r[2] = {first, frames};
 
-	return runs(pool, index, run_meets, r);
+	return vac__pin_runs(pool, index, run_meets, r);
 }
 
 static bool run_sum(void *ctx, uint32_t first, uint32_t step, uint32_t n)
@@ -243,7 +356,7 @@ uint64_t vac__pin_sum(struct vac_pool *pool, uint32_t index)
 {
 	uint64_t n = 0;
 
-	runs(pool, index, run_sum, &n);
+	vac__pin_runs(pool, index, run_sum, &n);
 	return n;
 }
 

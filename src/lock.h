@@ -17,6 +17,7 @@
  *	            ptl          the entries, and the host mapping, of one pageblock of addresses
  *	              swap       the slots of the swap file, and what the swap cache has for them
  *	              segments   the booking of a space's host mappings
+ *	              relocate   pins with callbacks: their states, the queue of callbacks
  *	              ledger     growing the pin ledger, its overflow lists
  *	              zone       the frame allocator
  *	              refused    the record of the last fault that was refused
@@ -43,6 +44,7 @@ enum vac__rank {
 	VAC__RANK_PTL,
 	VAC__RANK_SWAP,
 	VAC__RANK_SEGMENTS,
+	VAC__RANK_RELOCATE,
 	VAC__RANK_LEDGER,
 	VAC__RANK_ZONE,
 	VAC__RANK_REFUSED,

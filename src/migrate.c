@@ -431,13 +431,19 @@ static bool freeze_unit(struct group *g, unsigned k, unsigned end)
 
 		if ((it->state != ENTRIES && it->state != LOCKED) || it->err)
 			break;
-		if (!vac__w_freeze(
-			    w, vac__expected_counts(vac__swapcache(g->pool, it->src), 1, 0, 0))) {
+		/* Pins move with what shows at their address. */
+		if (it->pins && it->state != ENTRIES) {
+			it->err = -EBUSY;
+			break;
+		}
+		if (!vac__w_freeze(w,
+				   vac__expected_counts(vac__swapcache(g->pool, it->src), 1, 0, 0) +
+					   VAC__W_PIN * it->pins)) {
 			uint64_t now = vac__ld(w);
 
-			/* Behind a closed gate that was seen without pins there are none. */
-			VAC__DEBUG_ASSERT(!(now & VAC__W_GATED) || vac__w_pins(now) == 0);
-			it->err = vac__w_pins(now) ? -EBUSY : -EAGAIN;
+			/* Behind a closed gate that was seen without others there are none. */
+			VAC__DEBUG_ASSERT(!(now & VAC__W_GATED) || vac__w_pins(now) == it->pins);
+			it->err = vac__w_pins(now) != it->pins ? -EBUSY : -EAGAIN;
 			break;
 		}
 		it->state = FROZEN;
@@ -511,6 +517,9 @@ static void copy_group(struct group *g, struct vac__mig_stats *st)
 
 			vac__st_rlx(&d->family, it[i].family);
 			vac__st_rlx(&d->index, it[i].index);
+			/* Before anybody can find it: from its first moment it is held. */
+			if (it[i].pins)
+				vac__add(&d->word, VAC__W_PIN * it[i].pins);
 			/* Not before the copy: from here on a fault finds the new frame by its slot. */
 			if (vac__swapcache(pool, it[i].src))
 				vac__swap_cache_move(pool, it[i].src, it[i].dst);

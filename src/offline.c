@@ -19,7 +19,7 @@
  * The gate: a folio about to leave takes no new pins; the ones in hand drain at the pace of their
  * own I/O, the CPU goes on. It covers one batch only and at most gate_timeout: a holder may be
  * waiting for a pin that we keep out, so we let go, wait for an event, and come back. Long-term pins
- * are not drained, they are reported. One deadline governs everything here, waiting for the
+ * are not drained: those that can move are asked to (relocate.c), others are reported. One deadline governs everything here, waiting for the
  * hotplug lock included.
  */
 #include "internal.h"
@@ -38,7 +38,7 @@ struct offline {
 	uint64_t start_ns, deadline_ns, told_ns;
 	uint32_t used_at_start;
 	/* Of the pass in hand, and of the one before, which a pass cut short falls back on. */
-	unsigned moved, pinned, no_memory, foreign, other;
+	unsigned moved, pinned, no_memory, foreign, other, again;
 	unsigned last_pinned, last_no_memory, last_foreign;
 	const _Atomic uint32_t *cancel; /* of this call; may be NULL */
 	uint32_t long_frames;           /* of folios under long-term pins, which nobody waits for */
@@ -120,20 +120,6 @@ static void note_failure(struct offline *o, uint32_t pfn, int err)
 static uint32_t pins_of(struct offline *o, uint32_t pfn)
 {
 	return vac__w_pins(vac__ld(&vac__frame(o->pool, pfn)->word));
-}
-
-/* Is one of a folio's pins a long-term one? Those are not worth a gate. */
-static bool long_pinned(struct offline *o, uint32_t pfn)
-{
-	struct vac__pin_view v;
-	uint32_t cursor = 0;
-
-	if (vac__ld(&o->pool->ledger.longterm) == 0)
-		return false;
-	while (vac__pin_find(o->pool, pfn, &cursor, &v))
-		if (v.flags & VAC_PIN_LONGTERM)
-			return true;
-	return false;
 }
 
 static uint32_t folio_frames(struct offline *o, uint32_t pfn)
@@ -245,17 +231,21 @@ static void drain(struct offline *o, struct vac__mig_item *items, unsigned n)
 
 /* ---- One pageblock -------------------------------------------------------------------------- */
 
-/* Pick every folio of a pageblock that can be picked, and close its gate. */
+/* Pick every folio of a pageblock that can be picked, and close its gate: not where pins are that would
+ * not drain. */
 static unsigned pick(struct offline *o, uint32_t pfn, struct vac__mig_item *items)
 {
 	struct vac_pool *pool = o->pool;
-	unsigned n = 0;
+	unsigned n = 0, at;
 
 	for (uint32_t end = pfn + VAC__PB_PAGES; pfn < end; pfn++) {
 		if (vac__folio_isolate(pool, pfn) < 0)
 			continue;
-		if (!(o->opts.flags & VAC_OFFLINE_TEST_NO_GATE) && !long_pinned(o, pfn))
+		at = pfn % VAC__PB_PAGES;
+		if (!(o->opts.flags & VAC_OFFLINE_TEST_NO_GATE) && !pool->reloc.hold[at] &&
+		    !pool->reloc.count[at])
 			vac__w_gate(&vac__frame(pool, pfn)->word);
+		items[n].pins = 0;
 		items[n++].src = pfn;
 		if (vac__ld_rlx(&vac__frame(pool, pfn)->flags) & VAC__F_HEAD)
 			break;
@@ -287,33 +277,134 @@ static void leave_a_turn(struct offline *o, uint64_t start, uint64_t leaving_ns,
 	}
 }
 
+/* ---- Pins that can move: relocate.c ---------------------------------------------------------- */
+
+static bool stops(void *arg)
+{
+	return stop(arg) != 0;
+}
+
+/* A folio whose pins are not waited for: for long, or as they have to be asked again in a moment. */
+static void leave_held(struct offline *o, uint32_t src, uint32_t at)
+{
+	note_failure(o, src, -EBUSY);
+	if (o->pool->reloc.hold[at] & VAC__HOLD_LONG)
+		o->long_frames += folio_frames(o, src);
+	else if (o->pool->reloc.hold[at])
+		o->again++;
+	vac__folio_putback(o->pool, src);
+}
+
+/* Close the gates of those whose holders keep still, and wait until nobody else has pins there, until the
+ * gates must open. */
+static void gate_quiet(struct offline *o, uint32_t pfn, struct vac__mig_item *items, unsigned n)
+{
+	struct vac_pool *pool = o->pool;
+	uint64_t start = vac__port_now();
+	uint64_t gate = sooner(o, start + (uint64_t)pool->opts.gate_timeout_ms * 1000000);
+
+	for (unsigned i = 0; i < n; i++)
+		vac__w_gate(&vac__frame(pool, items[i].src)->word);
+	for (;;) {
+		uint32_t seen = vac__event_read(&pool->progress);
+		unsigned ready = 0;
+
+		vac__reloc_count(pool, pfn);
+		for (unsigned i = 0; i < n; i++)
+			ready += pins_of(o, items[i].src) == pool->reloc.count[items[i].src - pfn];
+		if (ready == n || vac__port_now() >= gate || cancelled(o))
+			break;
+		vac__event_wait(&pool->progress, seen, gate);
+	}
+	o->res.waited_ns += vac__port_now() - start;
+}
+
+/* items[0..n) are folios of the pageblock with pins that can move: move those whose holders agree. */
+static void relocate(struct offline *o, uint32_t pfn, struct vac__mig_item *items, unsigned n)
+{
+	struct vac__reloc_wait w = {.stop = stops, .arg = o, .deadline_ns = o->deadline_ns};
+	struct vac_pool *pool = o->pool;
+	uint64_t start = vac__port_now();
+	unsigned ready = 0;
+
+	vac__reloc_quiesce(pool, pfn, &w);
+	o->res.waited_ns += vac__port_now() - start;
+	for (unsigned i = 0; i < n; i++) {
+		uint32_t src = items[i].src;
+
+		if (pool->reloc.hold[src - pfn])
+			leave_held(o, src, src - pfn);
+		else
+			items[ready++].src = src;
+	}
+	n = ready;
+	if (n)
+		gate_quiet(o, pfn, items, n);
+	vac__reloc_take(pool, pfn);
+	ready = 0;
+	for (unsigned i = 0; i < n; i++) {
+		uint32_t src = items[i].src, at = src - pfn;
+
+		if (pins_of(o, src) != pool->reloc.count[at]) {
+			pool->reloc.hold[at] |= VAC__HOLD_LATER;
+			leave_held(o, src, at);
+			continue;
+		}
+		items[ready].src = src;
+		items[ready++].pins = pool->reloc.count[at];
+	}
+	move(o, items, ready);
+	vac__reloc_moved(pool, pfn, items, ready);
+	vac__reloc_resume(pool);
+}
+
 static void evacuate_pageblock(struct offline *o, uint32_t pfn)
 {
 	struct vac_pool *pool = o->pool;
 	struct vac__mig_item *items = pool->batch;
 	uint64_t start = vac__port_now(), leaving = o->st.leaving_ns;
 	uint64_t waits = vac__ld_rlx(&pool->c.fault_waits);
-	unsigned n, held = 0;
+	unsigned n, held = 0, asked = 0, fails = o->pinned;
 
 	if (o->opts.flags & VAC_OFFLINE_SWAP)
 		o->moved += vac__reclaim_pageblock(pool, pfn);
+	vac__reloc_look(pool, pfn);
 	n = move_ready(o, items, pick(o, pfn, items));
 
-	/* Those that are not gated will not drain: long-term pins, or the test switch. */
+	/* Those that are not gated will not drain: pins that can move, behind the others in the batch;
+	 * those that cannot; or the test switch. */
 	for (unsigned i = 0; i < n; i++) {
-		uint32_t src = items[i].src;
+		uint32_t src = items[i].src, at = src - pfn;
 
-		if (vac__ld(&vac__frame(pool, src)->word) & VAC__W_GATED) {
+		if (!pool->reloc.hold[at] &&
+		    (pool->reloc.count[at] ||
+		     (vac__ld(&vac__frame(pool, src)->word) & VAC__W_GATED))) {
 			items[held++].src = src;
 			continue;
 		}
-		note_failure(o, src, -EBUSY);
-		if (long_pinned(o, src))
-			o->long_frames += folio_frames(o, src);
-		vac__folio_putback(pool, src);
+		leave_held(o, src, at);
 	}
-	if (held)
-		drain(o, items, held);
+	for (unsigned i = 0; i + asked < held;) {
+		uint32_t src = items[i].src;
+
+		if (!pool->reloc.count[src - pfn]) {
+			i++;
+			continue;
+		}
+		asked++;
+		items[i].src = items[held - asked].src;
+		items[held - asked].src = src;
+	}
+	if (held > asked)
+		drain(o, items, held - asked);
+	if (asked)
+		relocate(o, pfn, items + held - asked, asked);
+	if ((o->opts.flags & VAC_OFFLINE_REVOKE) && o->pinned != fails) {
+		struct vac__reloc_wait w = {.stop = stops, .arg = o, .deadline_ns = o->deadline_ns};
+
+		if (vac__reloc_revoke(pool, pfn, &w))
+			o->again++;
+	}
 	leave_a_turn(o, start, o->st.leaving_ns - leaving, waits);
 }
 
@@ -352,7 +443,7 @@ static int evacuate(struct offline *o)
 		o->last_pinned = o->pinned;
 		o->last_no_memory = o->no_memory;
 		o->last_foreign = o->foreign;
-		o->moved = o->pinned = o->no_memory = o->foreign = o->other = 0;
+		o->moved = o->pinned = o->no_memory = o->foreign = o->other = o->again = 0;
 		o->long_frames = 0;
 		for (uint32_t i = 0; i < pool->pb_per_block; i++) {
 			if (vac__frames_used(pool, pb_pfn(o, i), NULL, NULL) == 0)
@@ -380,11 +471,11 @@ static int evacuate(struct offline *o)
 		if (o->no_memory && !o->pinned && !o->foreign && !o->other &&
 		    (o->opts.flags & VAC_OFFLINE_BEST_EFFORT))
 			return -ENOMEM;
-		if (o->long_frames == left)
+		if (o->long_frames == left && !o->again)
 			return -EBUSY; /* all that is left is held for long: report, do not wait */
 		/* Nothing can be done until something happens elsewhere. Where a lot happens that
 		 * does not help us, look less often: each look gates the pinned folios again. */
-		if (o->foreign) /* whoever lets go there tells nobody: ask again, ever less often */
+		if (o->foreign || o->again) /* nobody tells when to ask again: ever less often */
 			vac__event_wait(&pool->progress, seen,
 					sooner(o, vac__port_now() + pause_ns(idle)));
 		else
@@ -511,6 +602,7 @@ static int offline_locked(struct offline *o)
 	vac__st(&o->block->cancel, 0);
 	set_state(o, VAC_BLOCK_ISOLATING);
 	pool->looked = false;
+	vac__reloc_begin(pool);
 	vac__add(&pool->offliners, 1);
 	isolate(o);
 	VAC__SYNC("iso_done", (uint64_t)o->id);
@@ -597,8 +689,9 @@ int vac__block_offline(struct vac_pool *pool, int id, const struct vac_offline_o
 		memcpy(&o.opts, opts, opts->size);
 	}
 	if ((res && (res->size < sizeof(size_t) || res->size > sizeof(o.res))) ||
-	    (o.opts.flags & ~(VAC_OFFLINE_BEST_EFFORT | VAC_OFFLINE_DRY_RUN | VAC_OFFLINE_SWAP |
-			      VAC_OFFLINE_CANCEL_IO | VAC_OFFLINE_TEST_NO_GATE)) ||
+	    (o.opts.flags &
+	     ~(VAC_OFFLINE_BEST_EFFORT | VAC_OFFLINE_DRY_RUN | VAC_OFFLINE_SWAP |
+	       VAC_OFFLINE_CANCEL_IO | VAC_OFFLINE_REVOKE | VAC_OFFLINE_TEST_NO_GATE)) ||
 	    o.opts.writers_pct > 95)
 		return -EINVAL;
 	vac__trace_init(&o.trace);

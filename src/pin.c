@@ -31,36 +31,6 @@ static void store_run(struct vac__pin_rec *r, uint32_t i, uint64_t run)
 		vac__st_rel(&vac__ld_rlx(&r->more)[i], run);
 }
 
-/* Room for one more run than four: the record's own array, kept with the record for the next user
- * of it. Readers may be in the old array: it is never given back before the pool is closed. */
-static int more_room(struct pinning *p, uint64_t pages)
-{
-	struct vac__pin_rec *r = p->rec;
-	_Atomic uint64_t *more;
-
-	if (vac__ld_rlx(&r->more_runs) >= pages)
-		return 0;
-	pages = pages < VAC__PB_PAGES ? VAC__PB_PAGES : pages;
-	/* Metadata is never refused for want of host mappings, but there may be many of these. */
-	if (!vac__port_vma_charge(1, false))
-		return -ENOMEM;
-	VAC__ENTER();
-	more = vac__port_meta_reserve((pages + VAC__MORE_HEAD) * sizeof(*more));
-	VAC__LEAVE();
-	vac__port_vma_charge(-1, true);
-	if (!more)
-		return -ENOMEM;
-	/* In front: the array before it and its size, for the end of the pool. */
-	vac__st_rlx(&more[0], (uintptr_t)vac__ld_rlx(&r->more));
-	vac__st_rlx(&more[1], vac__ld_rlx(&r->more_runs));
-	more += VAC__MORE_HEAD;
-	for (uint32_t i = 0; i < p->nr; i++)
-		vac__st_rlx(&more[i], vac__ld_rlx(&r->run[i]));
-	vac__st_rel(&r->more, more);
-	vac__st_rel(&r->more_runs, (uint32_t)pages);
-	return 0;
-}
-
 /* Count a folio into the runs. The run is stored before the next folio is pinned, so the record
  * names every folio that it holds but, for a moment, the last. */
 static void add_run(struct pinning *p, uint32_t pfn, bool huge)
@@ -69,7 +39,7 @@ static void add_run(struct pinning *p, uint32_t pfn, bool huge)
 	uint32_t step = huge ? VAC__PB_PAGES : 1;
 
 	if (p->nr && ((n & VAC__RUN_HUGE) != 0) == huge &&
-	    pfn == first + (n & ~VAC__RUN_HUGE) * step) {
+	    pfn == first + (n & VAC__RUN_FOLIOS) * step) {
 		n++;
 		p->last = (uint64_t)n << 32 | first;
 		store_run(p->rec, p->nr - 1, p->last);
@@ -105,7 +75,7 @@ static void release_runs(struct vac_pool *pool, struct vac__pin_rec *r)
 		uint32_t first = (uint32_t)v, n = (uint32_t)(v >> 32);
 		uint32_t step = n & VAC__RUN_HUGE ? VAC__PB_PAGES : 1;
 
-		n &= ~VAC__RUN_HUGE;
+		n &= VAC__RUN_FOLIOS;
 		for (uint32_t k = 0; k < n; k++)
 			put_pin(pool, first + k * step);
 	}
@@ -156,7 +126,7 @@ static int pin_range(struct pinning *p, struct vac_space *s, uint32_t page, uint
 		int r;
 
 		if (p->nr == VAC__PIN_RUNS) {
-			r = more_room(p, end - page + VAC__PIN_RUNS);
+			r = vac__runs_room(p->rec, p->nr, end - page + VAC__PIN_RUNS);
 			if (r < 0)
 				return r;
 		}
@@ -217,13 +187,22 @@ static void write_record(struct vac__pin_rec *r, struct vac_space *s, uintptr_t 
 	vac__st_rlx(&r->stack, 0);
 }
 
-int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flags,
-	    const char *owner, uint64_t *pin)
+static uint32_t ext_flags(const struct vac_pin_opts *o)
+{
+	return !o ? 0
+		  : (o->relocate ? VAC_OWNER_RELOCATABLE : 0) |
+			       (o->revoke ? VAC_OWNER_REVOCABLE : 0);
+}
+
+/* Inlined, so that a pin without callbacks pays nothing for them. */
+static inline __attribute__((always_inline)) int take(struct vac_space *space, const void *addr,
+						      size_t len, unsigned flags, const char *owner,
+						      const struct vac_pin_opts *ext, uint64_t *pin)
 {
 	struct vac_pool *pool;
 	struct pinning p = {0};
 	uintptr_t a = (uintptr_t)addr, base;
-	uint32_t first, end, pfn = 0, seq;
+	uint32_t first, end, pfn = 0, seq, keep;
 	size_t bytes;
 	int r;
 
@@ -244,7 +223,15 @@ int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flag
 	if (r < 0)
 		return r;
 	p.rec = &pool->ledger.rec[p.index];
-	write_record(p.rec, space, a, len, flags & ~VAC_PIN_NOWAIT, owner);
+	if (ext) {
+		r = vac__ext_begin(pool, p.index, ext);
+		if (r < 0) {
+			vac__rec_free(pool, p.index);
+			return r;
+		}
+	}
+	keep = (flags & ~VAC_PIN_NOWAIT) | ext_flags(ext);
+	write_record(p.rec, space, a, len, keep, owner);
 	if ((flags & VAC_PIN_STACK) || (pool->opts.flags & VAC_POOL_STACKS)) {
 		uintptr_t pc[VAC_STACK_MAX];
 		unsigned depth = vac__port_stack(pc, VAC_STACK_MAX);
@@ -271,7 +258,7 @@ int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flag
 		if (r != -EAGAIN || flags & VAC_PIN_NOWAIT)
 			break;
 		/* A fork() must not wait for a record that holds nothing. */
-		vac__st(&p.rec->flags, flags & ~(VAC_PIN_WRITE | VAC_PIN_NOWAIT));
+		vac__st(&p.rec->flags, keep & ~VAC_PIN_WRITE);
 		release_runs(pool, p.rec);
 		vac__st_rel(&p.rec->nr_runs, 0);
 		p.nr = 0;
@@ -280,9 +267,11 @@ int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flag
 			vac__fork_wait(pool);
 		else
 			wait_turn(pool, pfn);
-		vac__st(&p.rec->flags, flags & ~VAC_PIN_NOWAIT);
+		vac__st(&p.rec->flags, keep);
 	}
 	if (r < 0) {
+		if (ext)
+			vac__ext_end(pool, p.index);
 		release_runs(pool, p.rec);
 		vac__st_rel(&p.rec->seq, seq + 3);
 		if (flags & VAC_PIN_LONGTERM)
@@ -291,12 +280,46 @@ int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flag
 		return r;
 	}
 	*pin = (uint64_t)seq << 32 | p.index;
+	if (ext)
+		vac__ext_ready(pool, *pin);
 	return 0;
+}
+
+int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flags,
+	    const char *owner, uint64_t *pin)
+{
+	return take(space, addr, len, flags, owner, NULL, pin);
+}
+
+int vac_pin_with(struct vac_space *space, const void *addr, size_t len,
+		 const struct vac_pin_opts *opts, struct vac_pin_result *res, uint64_t *pin)
+{
+	struct vac_pin_opts o = {.size = sizeof(o)};
+	struct vac_pin_result answer = {.size = sizeof(answer)};
+	int r;
+
+	if (vac__port_forked())
+		return -EPERM;
+	if (opts) {
+		if (opts->size < sizeof(size_t) || opts->size > sizeof(o))
+			return -EINVAL;
+		memcpy(&o, opts, opts->size);
+	}
+	if (res && (res->size < sizeof(size_t) || res->size > sizeof(answer)))
+		return -EINVAL;
+	if (o.relocate)
+		o.flags |= VAC_PIN_LONGTERM;
+	r = take(space, addr, len, o.flags, o.owner, o.relocate || o.revoke ? &o : NULL, pin);
+	if (res) {
+		answer.size = res->size;
+		memcpy(res, &answer, res->size);
+	}
+	return r;
 }
 
 int vac_unpin(struct vac_pool *pool, uint64_t pin)
 {
-	uint32_t index = (uint32_t)pin, seq = (uint32_t)(pin >> 32);
+	uint32_t index = (uint32_t)pin, seq = (uint32_t)(pin >> 32), flags;
 	struct vac__pin_rec *r;
 
 	if (vac__port_forked())
@@ -307,8 +330,11 @@ int vac_unpin(struct vac_pool *pool, uint64_t pin)
 	/* Who ends this life drops its pins: exactly one caller, whatever handles others hold. */
 	if (!vac__cas(&r->seq, &seq, seq - VAC__SEQ_LIVE + VAC__SEQ_RELEASED))
 		return -EINVAL;
+	flags = vac__ld_rlx(&r->flags);
+	if (flags & VAC__PIN_EXT)
+		vac__ext_end(pool, index);
 	release_runs(pool, r);
-	if (vac__ld_rlx(&r->flags) & VAC_PIN_LONGTERM)
+	if (flags & VAC_PIN_LONGTERM)
 		vac__sub(&pool->ledger.longterm, 1);
 	vac__st_rel(&r->seq, seq + 3);
 	vac__rec_free(pool, index);

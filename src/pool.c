@@ -191,8 +191,10 @@ int vac_pool_close(struct vac_pool *pool)
 			r = -EBUSY;
 	if (r == 0)
 		r = vac__aio_close(pool);
-	if (r == 0)
+	if (r == 0) {
 		vac__compactor_stop(pool);
+		vac__reloc_stop(pool);
+	}
 	for (uint32_t i = 0; i < VAC__MAX_SPACES && r == 0; i++) {
 		struct vac_space *s = vac__ld(&pool->spaces[i]);
 

@@ -76,6 +76,7 @@ static void add_owner(struct vac_report *r, struct held *h, const struct vac__pi
 	o->age_ns = now > v->when_ns ? now - v->when_ns : 0;
 	o->addr = (uintptr_t)v->addr;
 	o->len = v->len;
+	o->error = v->error;
 	o->stack_depth = v->depth;
 	memcpy(o->stack, v->stack, v->depth * sizeof(v->stack[0]));
 	vac__port_thread_name(v->tid, o->thread, sizeof(o->thread));
@@ -93,10 +94,28 @@ static void add_foreigner(struct vac_pool *pool, struct vac_report *r, struct he
 	add_owner(r, h, &v);
 }
 
-static enum vac_blocker_class classify(const struct vac_blocker *b, bool long_pin)
+/* What the pins of a folio come to: the class of the most stubborn of them. */
+static enum vac_blocker_class of_pin(enum vac_blocker_class most, const struct vac__pin_view *v,
+				     bool shown)
+{
+	static const uint8_t weight[] = {[VAC_HELD_RELOCATABLE] = 1,
+					 [VAC_HELD_SHORT_PIN] = 2,
+					 [VAC_HELD_REFUSED] = 3,
+					 [VAC_HELD_LONG_PIN] = 4};
+	enum vac_blocker_class cls = VAC_HELD_SHORT_PIN;
+
+	/* What nothing shows cannot be found again by its holder: see vac__reloc_look(). */
+	if ((v->flags & VAC_OWNER_RELOCATABLE) && shown)
+		cls = v->error ? VAC_HELD_REFUSED : VAC_HELD_RELOCATABLE;
+	else if (v->flags & VAC_PIN_LONGTERM)
+		cls = VAC_HELD_LONG_PIN;
+	return weight[cls] > weight[most] ? cls : most;
+}
+
+static enum vac_blocker_class classify(const struct vac_blocker *b, enum vac_blocker_class pin)
 {
 	if (b->pins)
-		return long_pin ? VAC_HELD_LONG_PIN : VAC_HELD_SHORT_PIN;
+		return pin;
 	if (b->last_error == -ENOMEM)
 		return VAC_HELD_NO_TARGET;
 	if (b->last_error == -VAC__EHELD)
@@ -115,7 +134,7 @@ static void add_folio(struct vac_pool *pool, struct vac_report *r, uint32_t pfn,
 	uint32_t flags = vac__ld(&f->flags), cursor = 0;
 	uint64_t w = vac__ld(&f->word);
 	struct vac__pin_view v;
-	bool long_pin = false;
+	enum vac_blocker_class pin = VAC_HELD_RELOCATABLE;
 	struct held *h;
 	struct vac_blocker b = {.size = sizeof(b)};
 
@@ -149,10 +168,11 @@ static void add_folio(struct vac_pool *pool, struct vac_report *r, uint32_t pfn,
 	h->first_owner = r->nr_owners;
 	find_mapping(pool, pfn, &h->b);
 	while (b.pins && vac__pin_find(pool, pfn, &cursor, &v)) {
-		long_pin |= (v.flags & VAC_PIN_LONGTERM) != 0;
+		pin = of_pin(pin, &v, b.map != 0);
 		add_owner(r, h, &v);
 	}
-	h->b.cls = classify(&h->b, long_pin);
+	/* Who has counted a pin is about to be found in the ledger: for a moment. */
+	h->b.cls = classify(&h->b, h->b.owners ? pin : VAC_HELD_SHORT_PIN);
 	if (h->b.cls == VAC_HELD_FOREIGN)
 		add_foreigner(pool, r, h, (void *)h->b.addr, (size_t)b.frames << VAC__PAGE_SHIFT);
 }
@@ -393,7 +413,8 @@ bool vac__report_holds(const struct vac_report *r)
 	bool yes = r->left_out != 0;
 
 	for (uint32_t i = 0; i < r->n && !yes; i++)
-		yes = r->held[i].b.cls != VAC_HELD_REFERENCE && r->held[i].b.cls != VAC_HELD_BUSY;
+		yes = r->held[i].b.cls != VAC_HELD_REFERENCE && r->held[i].b.cls != VAC_HELD_BUSY &&
+		      r->held[i].b.cls != VAC_HELD_RELOCATABLE;
 	return yes;
 }
 
@@ -438,6 +459,8 @@ const char *vac_blocker_class_name(enum vac_blocker_class cls)
 		[VAC_HELD_BUSY] = "busy",
 		[VAC_HELD_LATE] = "late foreign write to be carried over",
 		[VAC_HELD_LOST] = "late foreign write lost",
+		[VAC_HELD_RELOCATABLE] = "relocatable pin",
+		[VAC_HELD_REFUSED] = "refused relocation",
 	};
 
 	return (unsigned)cls < sizeof(names) / sizeof(names[0]) ? names[cls] : "unknown";
@@ -449,13 +472,16 @@ static void print_owner(const struct vac_owner *o, FILE *out)
 		fprintf(out, "    \"%s\"\n", o->owner);
 		return;
 	}
-	fprintf(out, "    \"%s\" thread %u%s%s%s, for %llu.%03llu s, %s%s %#llx+%llu\n", o->owner,
-		o->tid, o->thread[0] ? " (" : "", o->thread, o->thread[0] ? ")" : " (ended)",
-		(unsigned long long)(o->age_ns / 1000000000),
+	fprintf(out, "    \"%s\" thread %u%s%s%s, for %llu.%03llu s, %s%s %#llx+%llu%s%s\n",
+		o->owner, o->tid, o->thread[0] ? " (" : "", o->thread,
+		o->thread[0] ? ")" : " (ended)", (unsigned long long)(o->age_ns / 1000000000),
 		(unsigned long long)(o->age_ns / 1000000 % 1000),
-		o->flags & VAC_PIN_LONGTERM ? "long-term " : "",
+		o->flags & VAC_OWNER_RELOCATABLE ? "relocatable "
+		: o->flags & VAC_PIN_LONGTERM    ? "long-term "
+						 : "",
 		o->flags & VAC_PIN_WRITE ? "write" : "read", (unsigned long long)o->addr,
-		(unsigned long long)o->len);
+		(unsigned long long)o->len, o->error ? ", callback: " : "",
+		o->error ? vac_strerror(o->error) : "");
 	for (unsigned i = 0; i < o->stack_depth; i++) {
 		char name[128];
 

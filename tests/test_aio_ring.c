@@ -77,8 +77,8 @@ static struct ring {
 	uint64_t frames[9];        /* distinct from the one before */
 } rings[RINGS];
 
-static _Atomic uint64_t limit;   /* events of each ring */
-static _Atomic bool enough;      /* moves */
+static _Atomic uint64_t limit; /* events of each ring */
+static _Atomic bool enough;    /* moves */
 
 static bool finished(const struct ring *r)
 {
@@ -142,8 +142,8 @@ static void consumer(struct ring *r, uint64_t *rnd_state)
 			atomic_store_explicit(head, h, memory_order_release);
 		}
 		if (rnd(rnd_state) & 1) {
-			int got = vac_aio_getevents(r->ctx, 1, 1 + (unsigned)(rnd(rnd_state) % 48), e,
-						    1000000);
+			int got = vac_aio_getevents(r->ctx, 1, 1 + (unsigned)(rnd(rnd_state) % 48),
+						    e, 1000000);
 
 			MUST(got >= 0);
 			for (int i = 0; i < got; i++)
@@ -316,7 +316,8 @@ static void living(struct member *m)
 	MUST(buf);
 	memset(q, 0, sizeof(q));
 	while (!atomic_load(&m->team->stop)) {
-		unsigned events = 1 + (unsigned)(rnd(&state) % 600), n = 1 + (unsigned)(rnd(&state) % 8);
+		unsigned events = 1 + (unsigned)(rnd(&state) % 600),
+			 n = 1 + (unsigned)(rnd(&state) % 8);
 		struct vac_aio *ctx = setup(life.space, events, NULL, 0);
 		int r, got;
 
@@ -367,10 +368,8 @@ static struct {
 static void reader(struct member *m)
 {
 	struct vac_aio *ctx = setup(dio.space, 8, "dio2005", 0);
-	struct vac_aio_req q = {.op = VAC_AIO_READ,
-				.fd = dio.fd,
-				.buf = dio.buf,
-				.len = FILE_PAGES * P};
+	struct vac_aio_req q = {
+		.op = VAC_AIO_READ, .fd = dio.fd, .buf = dio.buf, .len = FILE_PAGES * P};
 	struct vac_aio_event e;
 
 	for (unsigned i = 0; i < 4; i++)

@@ -7,6 +7,7 @@
  * what it knows of the thread.
  */
 #include <pthread.h>
+#include <signal.h>
 #include <sys/prctl.h>
 
 #include "port/linux/linux.h"
@@ -74,6 +75,16 @@ int vac__port_thread_start(const char *name, void (*fn)(void *arg), void *arg, u
 	}
 	*thread = (uintptr_t)p;
 	return 0;
+}
+
+void vac__port_thread_touches(void)
+{
+	sigset_t faults;
+
+	sigemptyset(&faults);
+	sigaddset(&faults, SIGSEGV);
+	sigaddset(&faults, SIGBUS);
+	pthread_sigmask(SIG_UNBLOCK, &faults, NULL);
 }
 
 void vac__port_thread_join(uintptr_t thread)

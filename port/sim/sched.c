@@ -526,6 +526,10 @@ int vac__port_thread_start(const char *name, void (*fn)(void *arg), void *arg, u
 	return 0;
 }
 
+void vac__port_thread_touches(void)
+{
+}
+
 void vac__port_thread_join(uintptr_t thread)
 {
 	sim_join((int)thread);
