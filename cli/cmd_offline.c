@@ -43,6 +43,7 @@ static void usage(void)
 	     "      --timeout TIME   of each block (default 10s)\n"
 	     "      --writers PCT    let writers keep so much of the time, 0 to 95 (default 0: be fast)\n"
 	     "      --best-effort    without enough memory elsewhere, move what fits, then stop\n"
+	     "      --cancel-io      cancel the direct I/O of contexts that hold the block\n"
 	     "      --dry-run        move nothing: say who holds the block now and what memory is\n"
 	     "                       missing, with the exit status that this would have\n"
 	     "      --detach         do not wait: the program goes on by itself, see 'vacate ls'\n"
@@ -283,7 +284,16 @@ static int take_all(struct offline *o, struct targets *ts)
 	return o->done || o->partly ? CMD_PARTLY : o->failed_rc;
 }
 
-enum { OPT_TIMEOUT = 256, OPT_WRITERS, OPT_BEST, OPT_DRY, OPT_DETACH, OPT_CANCEL, OPT_JSON };
+enum {
+	OPT_TIMEOUT = 256,
+	OPT_WRITERS,
+	OPT_BEST,
+	OPT_DRY,
+	OPT_DETACH,
+	OPT_CANCEL,
+	OPT_CANCEL_IO,
+	OPT_JSON
+};
 
 static int parse(struct offline *o, int argc, char **argv)
 {
@@ -294,6 +304,7 @@ static int parse(struct offline *o, int argc, char **argv)
 		{"dry-run", no_argument, NULL, OPT_DRY},
 		{"detach", no_argument, NULL, OPT_DETACH},
 		{"cancel", no_argument, NULL, OPT_CANCEL},
+		{"cancel-io", no_argument, NULL, OPT_CANCEL_IO},
 		{"json", no_argument, NULL, OPT_JSON},
 		{"help", no_argument, NULL, 'h'},
 		{NULL, 0, NULL, 0},
@@ -318,6 +329,7 @@ static int parse(struct offline *o, int argc, char **argv)
 		case OPT_DRY: o->q.flags |= VAC__CTL_DRY_RUN; break;
 		case OPT_DETACH: o->q.flags |= VAC__CTL_DETACH; break;
 		case OPT_CANCEL: o->cancel = true; break;
+		case OPT_CANCEL_IO: o->q.flags |= VAC__CTL_CANCEL_IO; break;
 		case OPT_JSON: o->json = true; break;
 		case 'h': usage(); return CMD_OK;
 		default: return opt_bad(&ctx, c, argv);

@@ -111,16 +111,17 @@ enum vac_aio_op {
 };
 
 /* vac_aio_req.flags */
-#define VAC_AIO_FILE 1u /* fd is an index into what vac_aio_files() was given */
+#define VAC_AIO_FILE 1u   /* fd is an index into what vac_aio_files() was given */
+#define VAC_AIO_BUFFER 2u /* READ, WRITE: the memory is a part of buffer number `buffer` */
 
 struct vac_aio_req {
-	uint32_t op;    /* enum vac_aio_op */
-	uint32_t flags; /* VAC_AIO_FILE */
-	int32_t fd;     /* must stay open until the request has been submitted; see VAC_AIO_FILE */
-	uint32_t reserved;
-	uint64_t off; /* in the file */
-	void *buf;    /* stays the caller's; may not be touched until the event is there */
-	uint64_t len; /* bytes, or number of vectors */
+	uint32_t op;     /* enum vac_aio_op */
+	uint32_t flags;  /* VAC_AIO_FILE, VAC_AIO_BUFFER */
+	int32_t fd;      /* must stay open until the request has been submitted; see VAC_AIO_FILE */
+	uint32_t buffer; /* see vac_aio_buffers(); else 0 */
+	uint64_t off;    /* in the file */
+	void *buf;       /* stays the caller's; may not be touched until the event is there */
+	uint64_t len;    /* bytes, or number of vectors */
 	uint64_t user_data;
 };
 
@@ -131,7 +132,7 @@ struct vac_aio_req {
  * meanwhile; and where the host has no free request, for a moment. Any thread may submit; what a thread has submitted goes on when it
  * ends.
  *
- * -EINVAL (n, op, flags, reserved, more than 1024 vectors, memory of another pool), -EBADF, -EFAULT, -EIO, -ENOMEM,
+ * -EINVAL (n, op, flags, buffer, more than 1024 vectors, memory of another pool), -EBADF, -EFAULT, -EIO, -ENOMEM,
  * -EOVERFLOW as of vac_pin(), -EAGAIN (as many under way, or unfetched outside the ring, as the context was
  * made for; or the host takes no more now), -ECANCELED (being destroyed).
  */
@@ -158,6 +159,19 @@ int vac_aio_cancel(struct vac_aio *ctx, uint64_t user_data, unsigned flags);
  * his. n 0: none. At most 1024. -EBUSY (requests are under way), -EBADF, -EMFILE, -EINVAL.
  */
 int vac_aio_files(struct vac_aio *ctx, const int *fds, unsigned n);
+
+/*
+ * Buffers for VAC_AIO_BUFFER, in place of those given before; n 0: none; at most 64, each in one space of the pool, and
+ * writable. They are pinned for as long as they are registered, by pins that move ("aio:NAME buffer 3"): an offline waits for
+ * the requests on a buffer that are under way, those to come wait, and it goes on where it lies then. A request on a registered
+ * buffer takes no pin of its own; where the buffer lies in one piece (as in a huge folio), and the kernel takes it, it is
+ * registered with the io_uring too, and anew whenever it moves. What was unmapped stays with the buffer until
+ * it is given up. A request that does not end (a pipe) keeps its buffer from moving: see VAC_OFFLINE_CANCEL_IO.
+ * -EBUSY (requests are under way), -EINVAL (n; no memory of this pool), -EFAULT, -ENOMEM, -EIO, -EOVERFLOW as of
+ * vac_pin_with().
+ */
+struct iovec;
+int vac_aio_buffers(struct vac_aio *ctx, const struct iovec *iov, unsigned n);
 
 struct vac_aio_info {
 	size_t size;

@@ -240,6 +240,7 @@ struct vac__ioreq {
 	uint64_t off;
 	struct vac__io_seg *seg;
 	uint32_t nr_seg; /* at most VAC__IO_SEGS */
+	uint32_t buffer; /* slot + 1 of io_buffer() whose part the only segment is, 0: none */
 	int32_t res;     /* answer: bytes, or a negative errno value; -ECANCELED */
 	/* The port's own. */
 	struct vac__ioreq *next, *prev;
@@ -251,6 +252,7 @@ struct vac__ioreq {
 #else
 #define VAC__IO_SEGS 1024u
 #endif
+#define VAC__IO_BUFFERS 1024u
 #define VAC__IO_THREADS 1u /* of io_open: without the host's queues */
 
 struct vac__mem_ops {
@@ -363,6 +365,9 @@ struct vac__mem_ops {
 			       uint64_t deadline_ns);
 	/* Whoever is in io_collect(), or comes next, does not wait. */
 	void (*io_kick)(void *ctx, uintptr_t dev);
+	/* Memory in a slot, for requests to come; in place of what was there, which no request uses. NULL: none, and
+	 * what was there is held no longer when it answers. May be NULL. Errors: as the host likes. */
+	int (*io_buffer)(void *ctx, uintptr_t dev, unsigned slot, void *mem, size_t bytes);
 	/* A descriptor of the port's own for the same file, or a negative errno value; and its end. */
 	int (*io_file)(void *ctx, int fd);
 	void (*io_file_drop)(void *ctx, int fd);

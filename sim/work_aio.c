@@ -33,6 +33,7 @@ struct client {
 	struct flight flight[FLIGHT_MAX];
 	bool buf_busy[BUF_PAGES], buf_known[BUF_PAGES];
 	uint64_t buf_word[BUF_PAGES][WORDS];
+	bool registered; /* all buffers, as two */
 	bool page_busy[DEVICE_PAGES], page_known[DEVICE_PAGES];
 	uint64_t page_word[DEVICE_PAGES][WORDS];
 };
@@ -89,6 +90,7 @@ static void end(struct client *c)
 	sim_note("aio destroy: %d", r);
 	work_must(r == 0, SIM_CONTENT, "a destroy", r);
 	c->ctx = NULL;
+	c->registered = false;
 	c->under_way = 0;
 	for (unsigned i = 0; i < FLIGHT_MAX; i++) {
 		struct flight *f = &c->flight[i];
@@ -263,6 +265,10 @@ static bool transfer(struct client *c, struct vac_aio_req *q, struct vec *v)
 				  .buf = g.n == 2 ? (void *)v : v[0].base,
 				  .len = g.n == 2 ? 2 : PAGE,
 				  .user_data = id};
+	if (g.n == 1 && c->registered && sim_one_in(2)) {
+		q->flags = VAC_AIO_BUFFER;
+		q->buffer = g.buf[0] / (BUF_PAGES / 2);
+	}
 	return true;
 }
 
@@ -306,6 +312,23 @@ static void submit(struct client *c)
 	c->under_way += (uint32_t)r;
 	for (unsigned i = n; i > (unsigned)r; i--)
 		forget(c, &q[i - 1]);
+}
+
+static void enlist(struct client *c, bool on)
+{
+	struct vec v[2];
+	bool starved = work_may_starve();
+	int r;
+
+	for (unsigned i = 0; i < 2; i++)
+		v[i] = (struct vec){work_ptr(buf_addr(c, i * BUF_PAGES / 2, 0)),
+				    BUF_PAGES / 2 * PAGE};
+	r = vac_aio_buffers(c->ctx, (struct iovec *)(void *)v, on ? 2 : 0);
+	sim_note("aio buffers %d: %d", on, r);
+	work_must(r == 0 || r == -EBUSY || (r == -ENOMEM && starved), SIM_CONTENT, "a registration",
+		  r);
+	if (r == 0)
+		c->registered = on;
 }
 
 static void cancel(struct client *c, bool all)
@@ -454,7 +477,7 @@ static void client(void *arg)
 			begin(c);
 			continue;
 		}
-		switch (sim_below(calm ? 8 : 12)) {
+		switch (sim_below(calm ? 8 : 13)) {
 		case 0:
 		case 1:
 		case 2: submit(c); break;
@@ -472,6 +495,7 @@ static void client(void *arg)
 			if (sim_one_in(3))
 				end(c);
 			break;
+		case 11: enlist(c, sim_one_in(2)); break;
 		default: look(c);
 		}
 	}

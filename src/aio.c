@@ -484,7 +484,8 @@ static int setup(struct vac_space *s, const struct vac_aio_opts *o, const char *
 			     sizeof(struct vac_aio_event));
 	c->head = c->tail = c->posted = c->held = 0;
 	c->files = NULL;
-	c->nr_files = 0;
+	c->bufs = NULL;
+	c->nr_files = c->nr_bufs = 0;
 	vac__add(&s->nr_rings, 1);
 	r = vac__ring_map(s, c->pages, &c->page);
 	mapped = r == 0;
@@ -591,6 +592,7 @@ static int destroy(struct vac_aio *c)
 	}
 	vac__unlock(&c->lock, VAC__RANK_AIO);
 	drop_files(c);
+	vac__aio_buffers_end(c);
 	ctx_give(a, c, true);
 	return 0;
 }
@@ -734,6 +736,9 @@ unsigned vac__aio_cancel_block(struct vac_pool *pool, uint32_t first, uint32_t f
 				holds = vac__pin_touches(
 					pool, (uint32_t)(q->big ? q->big->pin[k] : q->pin), first,
 					frames);
+			if (q->begun && q->buf)
+				holds |= vac__pin_touches(pool, (uint32_t)c->bufs[q->buf - 1].pin,
+							  first, frames);
 			if (holds) {
 				pool->mem->io_cancel(pool->mem_ctx, a->dev, &q->io);
 				n++;

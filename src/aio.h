@@ -21,12 +21,29 @@ struct vac__aio_big {
 	struct vac__io_seg seg[VAC__IO_SEGS];
 };
 
+/* A registered buffer: aio_buffer.c. */
+struct vac__aio_buf {
+	struct vac_aio *c;
+	struct vac_space *space;
+	uintptr_t addr;
+	size_t len;
+	uint64_t pin;
+	uint32_t slot; /* of the port + 1, 0: there is none */
+	bool known;    /* the port has it there; written while nobody uses it */
+	bool quiet;    /* guarded by the context's lock, as users: requests that have it in hand */
+	uint32_t users;
+	_Atomic uint32_t ending;
+	struct vac__event event; /* it is not quiet any more */
+};
+#define VAC__AIO_BUFS_MAX 64u
+
 struct vac__aio_req {
 	struct vac__ioreq io; /* first: the port answers it */
 	uint64_t user_data;
 	uint32_t ctx;        /* its number */
 	uint32_t next, prev; /* index + 1 */
 	uint32_t nr_pins;
+	uint32_t buf; /* index + 1 of the registered buffer that it uses */
 	bool begun;   /* the port has it; guarded by the lock */
 	uint64_t pin; /* the only one, where there is no more */
 	struct vac__aio_big *big;
@@ -70,6 +87,8 @@ struct vac_aio {
 
 	int *files;
 	uint32_t nr_files;
+	struct vac__aio_buf *bufs; /* these four change while nothing flies */
+	uint32_t nr_bufs;
 };
 
 /* Of a pool; made with its first context. */
@@ -89,6 +108,7 @@ struct vac__aio_pool {
 	uint32_t stalled_last;
 	uint32_t events, max_events; /* promised to contexts, and at most */
 	_Atomic uint32_t nr_ctx;
+	uint64_t buf_slots[VAC__IO_BUFFERS / 64];
 
 	_Atomic uint32_t inside;   /* requests that the port has */
 	_Atomic uint32_t role;     /* 1: somebody collects */
@@ -112,6 +132,11 @@ int vac__aio_post(struct vac_aio *c);
 int vac__aio_take(struct vac_aio *c, struct vac_aio_event *out, unsigned max);
 int vac__aio_head(struct vac_aio *c);
 int vac__aio_ring_init(struct vac_aio *c);
+
+/* ---- aio_buffer.c ---- */
+bool vac__aio_buf_enter(struct vac__aio_buf *b, uint32_t *seen);
+void vac__aio_buf_leave(struct vac__aio_buf *b);
+void vac__aio_buffers_end(struct vac_aio *c);
 
 /* ---- aio_submit.c ---- */
 static inline struct vac__aio_req *vac__aio_req(struct vac__aio_pool *a, uint32_t index1)

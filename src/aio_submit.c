@@ -70,6 +70,8 @@ static struct vac__aio_req *slot_take(struct vac_aio *c)
 	q->nr_pins = 0;
 	q->big = NULL;
 	q->begun = false;
+	q->buf = 0;
+	q->io.buffer = 0;
 	vac__st_rlx(&q->io.cancel, 0);
 	return q;
 }
@@ -187,29 +189,71 @@ static int add_piece(struct vac__aio_pool *a, struct vac__aio_req *q, void *mem,
 	return 0;
 }
 
-/* The pieces of what a pin, which is ours, holds of [at, at + len). */
+/* The pieces of [at, at + len) of what is pinned from `from` on by a pin that stays as it is. */
 static int add_pinned(struct vac__aio_pool *a, struct vac__aio_req *q, struct vac_space *s,
-		      uint64_t pin, uintptr_t at, size_t len)
+		      uint64_t pin, uintptr_t from, uintptr_t at, size_t len)
 {
 	struct vac__pin_rec *rec = &a->pool->ledger.rec[(uint32_t)pin];
 	uint32_t nr = vac__ld_rlx(&rec->nr_runs);
 	_Atomic uint64_t *run = nr > VAC__PIN_RUNS ? vac__ld_rlx(&rec->more) : rec->run;
-	size_t off = at - (uintptr_t)s->base;
+	size_t off = from - (uintptr_t)s->base, skip = at - from;
 	int r = 0;
 
 	for (uint32_t i = 0; i < nr && len && r == 0; i++) {
 		uint64_t v = vac__ld_rlx(&run[i]);
 		uint32_t pfn = (uint32_t)v, n = (uint32_t)(v >> 32);
-		bool huge = n & VAC__RUN_HUGE;
-		size_t unit = huge ? VAC_PAGEBLOCK_BYTES : VAC_PAGE_BYTES;
+		size_t unit = n & VAC__RUN_HUGE ? VAC_PAGEBLOCK_BYTES : VAC_PAGE_BYTES;
 		size_t bytes = (n & ~VAC__RUN_HUGE) * unit - off % unit;
+		uint8_t *mem = (uint8_t *)vac__frame_addr(a->pool, pfn) + off % unit;
 
-		bytes = bytes < len ? bytes : len;
-		r = add_piece(a, q, (uint8_t *)vac__frame_addr(a->pool, pfn) + off % unit, bytes);
 		off += bytes;
+		if (skip >= bytes) {
+			skip -= bytes;
+			continue;
+		}
+		bytes -= skip;
+		bytes = bytes < len ? bytes : len;
+		r = add_piece(a, q, mem + skip, bytes);
+		skip = 0;
 		len -= bytes;
 	}
 	return r;
+}
+
+/* What a submit that cannot go on has to wait for, with nothing in hand. */
+struct wait {
+	struct vec vec;           /* until it can be pinned */
+	struct vac__aio_buf *buf; /* or until this is not quiet any more */
+	uint32_t seen;
+};
+
+/* The same for a registered buffer. -EAGAIN: it is quiet. */
+static int add_registered(struct vac_aio *c, struct vac__aio_req *q, const struct vac_aio_req *r,
+			  struct wait *w)
+{
+	struct vac__aio_buf *b = &c->bufs[r->buffer];
+	uintptr_t at = (uintptr_t)r->buf;
+	uint64_t len = r->len < MOST ? r->len : MOST;
+	bool mine;
+	int err;
+
+	if (at < b->addr || at - b->addr > b->len || r->len > b->len - (at - b->addr))
+		return -EFAULT;
+	VAC__ENTER();
+	vac__lock(&c->lock, VAC__RANK_AIO);
+	mine = vac__aio_buf_enter(b, &w->seen);
+	if (mine)
+		q->buf = r->buffer + 1;
+	vac__unlock(&c->lock, VAC__RANK_AIO);
+	VAC__LEAVE();
+	if (!mine) {
+		w->buf = b;
+		return -EAGAIN;
+	}
+	err = add_pinned(c->pool->aio, q, b->space, b->pin, b->addr, at, len);
+	if (b->known && q->io.nr_seg == 1)
+		q->io.buffer = b->slot;
+	return err < 0 ? err : 0;
 }
 
 /* Pin a vector and add its pieces. 1: the request is full. */
@@ -235,7 +279,7 @@ static int add_vec(struct vac_aio *c, struct vac__aio_req *q, struct vec v, unsi
 		return r;
 	*(q->big ? &q->big->pin[q->nr_pins] : &q->pin) = pin;
 	q->nr_pins++;
-	return add_pinned(a, q, s, pin, (uintptr_t)v.base, v.len);
+	return add_pinned(a, q, s, pin, (uintptr_t)v.base, (uintptr_t)v.base, v.len);
 }
 
 /* Wait until the memory of a vector can be pinned; nothing is held. */
@@ -252,7 +296,7 @@ static int wait_vec(struct vec v, unsigned flags, const char *owner)
 
 /* All the memory of a request. -EAGAIN: nothing is pinned, and *wait is what to wait for. */
 static int add_memory(struct vac_aio *c, struct vac__aio_req *q, const struct vac_aio_req *r,
-		      struct vec *wait, unsigned flags, char owner[96])
+		      struct wait *w, unsigned flags, char owner[96])
 {
 	bool vectors = r->op == VAC_AIO_READV || r->op == VAC_AIO_WRITEV;
 	uint64_t n = vectors ? r->len : 1, left = MOST, all = 0;
@@ -260,6 +304,8 @@ static int add_memory(struct vac_aio *c, struct vac__aio_req *q, const struct va
 
 	q->io.seg = q->seg;
 	q->io.nr_seg = 0;
+	if (r->flags & VAC_AIO_BUFFER)
+		return add_registered(c, q, r, w);
 	for (uint64_t i = 0; vectors && i < n; i++)
 		all += ((const struct vec *)r->buf)[i].len;
 	say_owner(c, r, vectors ? all : r->len, owner);
@@ -272,7 +318,7 @@ static int add_memory(struct vac_aio *c, struct vac__aio_req *q, const struct va
 		err = add_vec(c, q, v, flags, owner);
 		left -= v.len;
 		if (err == -EAGAIN)
-			*wait = v;
+			w->vec = v;
 	}
 	if (err < 0)
 		drop_pins(c->pool->aio, q);
@@ -285,7 +331,11 @@ static int check(const struct vac_aio *c, const struct vac_aio_req *r)
 {
 	bool sync = r->op == VAC_AIO_FSYNC || r->op == VAC_AIO_FDSYNC;
 
-	if (r->op > VAC_AIO_FDSYNC || (r->flags & ~VAC_AIO_FILE) || r->reserved)
+	bool plain = r->op == VAC_AIO_READ || r->op == VAC_AIO_WRITE;
+	bool buffer = r->flags & VAC_AIO_BUFFER;
+
+	if (r->op > VAC_AIO_FDSYNC || (r->flags & ~(VAC_AIO_FILE | VAC_AIO_BUFFER)) ||
+	    (buffer ? !plain || r->buffer >= c->nr_bufs : r->buffer != 0))
 		return -EINVAL;
 	if (r->op == VAC_AIO_NOP)
 		return r->off > INT32_MAX ? -EINVAL : 0;
@@ -342,9 +392,12 @@ static void unreserve(struct vac_aio *c, struct vac__aio_req **q, unsigned n)
 	VAC__ENTER();
 	vac__lock(&c->lock, VAC__RANK_AIO);
 	for (unsigned i = 0; i < n; i++) {
+		if (q[i]->buf)
+			vac__aio_buf_leave(&c->bufs[q[i]->buf - 1]);
 		vac__aio_detach(c->pool->aio, &c->flying, q[i]);
 		vac__aio_give(c, q[i]);
 	}
+	vac__event_signal(&c->event);
 	vac__unlock(&c->lock, VAC__RANK_AIO);
 	VAC__LEAVE();
 }
@@ -404,7 +457,7 @@ static unsigned begin(struct vac_aio *c, struct vac__aio_req **q, unsigned n)
 
 /* One request, all but its beginning. */
 static int prepare(struct vac_aio *c, struct vac__aio_req *q, const struct vac_aio_req *r,
-		   struct vec *wait, char owner[96])
+		   struct wait *w, char owner[96])
 {
 	unsigned flags = VAC_PIN_NOWAIT;
 
@@ -429,14 +482,14 @@ static int prepare(struct vac_aio *c, struct vac__aio_req *q, const struct vac_a
 	case VAC_AIO_WRITE:
 	case VAC_AIO_WRITEV: q->io.op = VAC__IO_WRITE; break;
 	}
-	return add_memory(c, q, r, wait, flags, owner);
+	return add_memory(c, q, r, w, flags, owner);
 }
 
 /* Submit up to a batch. A count, and *err where it ended early. */
 static unsigned submit_some(struct vac_aio *c, const struct vac_aio_req *req, unsigned n, int *err)
 {
 	struct vac__aio_req *q[VAC__AIO_BATCH];
-	unsigned done = 0, ready = 0, got;
+	unsigned done = 0, ready = 0;
 	int r = reserve(c, q, n);
 
 	*err = r < 0 ? r : (unsigned)r < n ? -EAGAIN : 0;
@@ -445,25 +498,27 @@ static unsigned submit_some(struct vac_aio *c, const struct vac_aio_req *req, un
 	n = (unsigned)r;
 	while (ready < n) {
 		struct vac_aio_req one = req[ready];
-		struct vec wait = {0};
+		struct wait w = {0};
 		char owner[96];
 
 		r = check(c, &one);
 		if (r == 0)
-			r = prepare(c, q[ready], &one, &wait, owner);
+			r = prepare(c, q[ready], &one, &w, owner);
 		if (r == 0) {
 			ready++;
 			continue;
 		}
-		if (r == -EAGAIN && wait.len) {
+		if (r == -EAGAIN && (w.vec.len || w.buf)) {
 			/* What is pinned must not wait with us. */
-			got = begin(c, q + done, ready - done);
-			done += got;
-			r = done == ready
-				    ? wait_vec(wait,
-					       q[ready]->io.op == VAC__IO_READ ? VAC_PIN_WRITE : 0,
-					       owner)
-				    : -EAGAIN;
+			done += begin(c, q + done, ready - done);
+			if (done < ready)
+				r = -EAGAIN;
+			else if (w.buf)
+				r = vac__event_wait(&w.buf->event, w.seen, 0);
+			else
+				r = wait_vec(w.vec,
+					     q[ready]->io.op == VAC__IO_READ ? VAC_PIN_WRITE : 0,
+					     owner);
 			if (r == 0)
 				continue;
 		}
@@ -516,8 +571,13 @@ void vac__aio_ended(struct vac__aio_pool *a, struct vac__ioreq **io, unsigned n)
 
 		vac__lock(&c->lock, VAC__RANK_AIO);
 		for (; i < n && ((struct vac__aio_req *)io[i])->ctx == c->id; i++) {
-			vac__aio_detach(a, &c->flying, (struct vac__aio_req *)io[i]);
-			vac__aio_append(a, &c->ended, (struct vac__aio_req *)io[i]);
+			struct vac__aio_req *q = (struct vac__aio_req *)io[i];
+
+			if (q->buf)
+				vac__aio_buf_leave(&c->bufs[q->buf - 1]);
+			q->buf = 0;
+			vac__aio_detach(a, &c->flying, q);
+			vac__aio_append(a, &c->ended, q);
 		}
 		if (!c->waiting)
 			stalled = vac__aio_post(c) == -EAGAIN;

@@ -397,6 +397,8 @@ static void evacuate_pageblock(struct offline *o, uint32_t pfn)
 	}
 	if (held > asked)
 		drain(o, items, held - asked);
+	if (asked && (o->opts.flags & VAC_OFFLINE_CANCEL_IO)) /* on registered buffers */
+		vac__aio_cancel_block(pool, o->first, UINT32_C(1) << pool->block_shift);
 	if (asked)
 		relocate(o, pfn, items + held - asked, asked);
 	if ((o->opts.flags & VAC_OFFLINE_REVOKE) && o->pinned != fails) {

@@ -201,6 +201,59 @@ static void test_files(void **state UNUSED)
 	t_close(pool);
 }
 
+/* Registered buffers stay with their memory wherever it goes, and keep no block. */
+static void test_buffers(void **state UNUSED)
+{
+	struct vac_pool *pool = t_pool(MIB(4), 3);
+	struct vac_space *s = t_space(pool, MIB(16));
+	struct vac_aio *ctx = setup(s, 8, "reg");
+	char *huge = t_map(s, MIB(2), 0), *cut = t_map(s, MIB(2), VAC_MAP_NOHUGE);
+	struct iovec v[3] = {{huge + P, MIB(1)}, {cut, 64 * P}, {NULL, P}};
+	struct vac_aio_req r = req(VAC_AIO_WRITE, direct_file(), huge + 2 * P, 8 * P, 0, 1);
+	unsigned pins;
+
+	r.flags = VAC_AIO_BUFFER;
+	assert_int_equal(vac_aio_submit(ctx, &r, 1), -EINVAL);
+	assert_int_equal(vac_aio_buffers(ctx, v, 3), -EINVAL);
+	for (size_t i = 0; i < 64; i++)
+		cut[((i * 37) % 64) * P] = 1;
+	assert_ok(vac_aio_buffers(ctx, v, 2));
+	for (int round = 0; round < 8; round++) {
+		r.op = VAC_AIO_WRITE;
+		r.buf = huge + 2 * P;
+		r.buffer = 0;
+		pat_fill(huge + 2 * P, 8 * P, (uint64_t)round);
+		assert_int_equal(vac_aio_submit(ctx, &r, 1), 1);
+		assert_int_equal(answer(ctx, 1), 8 * P);
+		r.op = VAC_AIO_READ;
+		r.buf = cut + 5 * P;
+		r.buffer = 1;
+		assert_int_equal(vac_aio_submit(ctx, &r, 1), 1);
+		assert_int_equal(answer(ctx, 1), 8 * P);
+		assert_int_equal(pat_bad(cut + 5 * P, 8 * P, (uint64_t)round), -1);
+		assert_ok(t_offline(pool, round % 3, 10000, NULL));
+		assert_ok(t_online(pool, round % 3));
+	}
+	r.buf = huge;
+	r.buffer = 0;
+	assert_int_equal(vac_aio_submit(ctx, &r, 1), -EFAULT);
+	r.buffer = 2;
+	assert_int_equal(vac_aio_submit(ctx, &r, 1), -EINVAL);
+	r = req(VAC_AIO_FSYNC, r.fd, NULL, 0, 0, 1);
+	r.flags = VAC_AIO_BUFFER;
+	assert_int_equal(vac_aio_submit(ctx, &r, 1), -EINVAL);
+	/* Two buffers, two pins, however many requests. */
+	pins = (unsigned)t_stats(pool).pins;
+	assert_int_equal(pins, 2);
+	assert_ok(vac_aio_buffers(ctx, NULL, 0));
+	assert_int_equal(t_stats(pool).pins, 0);
+	assert_ok(vac_aio_buffers(ctx, v, 1));
+	assert_ok(vac_aio_destroy(ctx));
+	assert_int_equal(t_stats(pool).pins, 0);
+	close(r.fd);
+	t_close(pool);
+}
+
 /* ---- What is refused ---------------------------------------------------------------------------- */
 
 static void test_refused(void **state UNUSED)
@@ -565,10 +618,10 @@ static int with_threads(void **state UNUSED)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		BOTH(test_requests), BOTH(test_other_memory),   BOTH(test_files),
-		BOTH(test_refused),  BOTH(test_full),           BOTH(test_waits),
-		BOTH(test_cancel),   BOTH(test_buffer_changes), BOTH(test_ring_stays),
-		BOTH(test_fork),
+		BOTH(test_requests),   BOTH(test_other_memory), BOTH(test_files),
+		BOTH(test_buffers),    BOTH(test_refused),      BOTH(test_full),
+		BOTH(test_waits),      BOTH(test_cancel),       BOTH(test_buffer_changes),
+		BOTH(test_ring_stays), BOTH(test_fork),
 	};
 
 	catch_faults();

@@ -131,6 +131,14 @@ static void io_kick(void *ctx, uintptr_t dev)
 	d->kick(d);
 }
 
+static int io_buffer(void *ctx, uintptr_t dev, unsigned slot, void *mem, size_t bytes)
+{
+	struct vac__io_dev *d = (struct vac__io_dev *)dev;
+
+	(void)ctx;
+	return d->buffer ? d->buffer(d, slot, mem, bytes) : -EOPNOTSUPP;
+}
+
 static int io_file(void *ctx, int fd)
 {
 	(void)ctx;
@@ -178,6 +186,7 @@ const struct vac__mem_ops vac__port_mem_ops = {
 	.io_cancel = io_cancel,
 	.io_collect = io_collect,
 	.io_kick = io_kick,
+	.io_buffer = io_buffer,
 	.io_file = io_file,
 	.io_file_drop = io_file_drop,
 };

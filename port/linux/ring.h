@@ -38,6 +38,7 @@ struct vac__io_dev {
 	unsigned (*collect)(struct vac__io_dev *d, struct vac__ioreq **done, unsigned max,
 			    uint64_t deadline_ns);
 	void (*kick)(struct vac__io_dev *d);
+	int (*buffer)(struct vac__io_dev *d, unsigned slot, void *mem, size_t bytes); /* or NULL */
 };
 
 VAC__HIDDEN int vac__uring_open(struct vac__io_dev **dev);

@@ -11,6 +11,7 @@
  * submitter has interrupted. What has moved bytes does not answer either.
  */
 #include <string.h>
+#include <sys/uio.h>
 
 #include "port/linux/ring.h"
 
@@ -82,7 +83,12 @@ static void fill(struct uring *u, uint32_t at, struct vac__ioreq *io)
 		s = prepare(u, at, IORING_OP_FSYNC);
 		s->fsync_flags = io->op == VAC__IO_FDSYNC ? IORING_FSYNC_DATASYNC : 0;
 	} else if (io->nr_seg == 1) {
-		s = prepare(u, at, read ? IORING_OP_READ : IORING_OP_WRITE);
+		if (io->buffer) {
+			s = prepare(u, at, read ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED);
+			s->buf_index = (uint16_t)(io->buffer - 1);
+		} else {
+			s = prepare(u, at, read ? IORING_OP_READ : IORING_OP_WRITE);
+		}
 		s->addr = (uintptr_t)io->seg->mem;
 		s->len = (uint32_t)io->seg->bytes;
 		s->off = io->off;
@@ -215,6 +221,27 @@ static unsigned uring_collect(struct vac__io_dev *d, struct vac__ioreq **done, u
 	return n;
 }
 
+static int uring_buffer(struct vac__io_dev *d, unsigned slot, void *mem, size_t bytes)
+{
+	struct uring *u = (struct uring *)d;
+	struct iovec v = {mem, bytes};
+	struct io_uring_rsrc_update2 up = {.offset = slot, .data = (uintptr_t)&v, .nr = 1};
+	long r = vac__sys(syscall(SYS_io_uring_register, u->q.fd, IORING_REGISTER_BUFFERS_UPDATE,
+				  &up, sizeof(up)));
+
+	return r < 0 ? (int)r : 0;
+}
+
+/* An empty table of buffers. Linux 5.19. */
+static bool sparse_buffers(struct uring *u)
+{
+	struct io_uring_rsrc_register reg = {.nr = VAC__IO_BUFFERS,
+					     .flags = IORING_RSRC_REGISTER_SPARSE};
+
+	return syscall(SYS_io_uring_register, u->q.fd, IORING_REGISTER_BUFFERS2, &reg,
+		       sizeof(reg)) == 0;
+}
+
 static void uring_close(struct vac__io_dev *d)
 {
 	struct uring *u = (struct uring *)d;
@@ -248,6 +275,7 @@ int vac__uring_open(struct vac__io_dev **dev)
 		.cancel = uring_cancel,
 		.collect = uring_collect,
 		.kick = uring_kick,
+		.buffer = sparse_buffers(u) ? uring_buffer : NULL,
 	};
 	*dev = &u->dev;
 	return 0;

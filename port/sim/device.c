@@ -24,6 +24,8 @@ static struct {
 	bool open, stop, kicked;
 	struct vac__ioreq *todo[QUEUE_MAX], *done[QUEUE_MAX];
 	unsigned nr_todo, nr_done, busy;
+	uint8_t *buffer[VAC__IO_BUFFERS];
+	size_t buffer_bytes[VAC__IO_BUFFERS];
 	_Atomic uint32_t work, ended;
 	uintptr_t worker[WORKERS];
 } dev;
@@ -68,6 +70,13 @@ static int32_t transfer(struct vac__ioreq *io)
 		sim_sleep(sim_below(f->disk_slow));
 	if (io->op == VAC__IO_FSYNC || io->op == VAC__IO_FDSYNC)
 		return 0;
+	if (io->buffer) {
+		uint8_t *b = dev.buffer[io->buffer - 1], *mem = io->seg[0].mem;
+
+		if (io->nr_seg != 1 || !b || mem < b ||
+		    mem + io->seg[0].bytes > b + dev.buffer_bytes[io->buffer - 1])
+			sim_fail(SIM_CRASH, "a transfer beside its registered buffer");
+	}
 	for (uint32_t s = 0; s < io->nr_seg; s++) {
 		uint64_t *mem = io->seg[s].mem;
 
@@ -225,6 +234,17 @@ void device_kick(void *ctx, uintptr_t d)
 	must_be_open();
 	dev.kicked = true;
 	tell(&dev.ended);
+}
+
+int device_buffer(void *ctx, uintptr_t d, unsigned slot, void *mem, size_t bytes)
+{
+	(void)ctx, (void)d;
+	must_be_open();
+	if (mem && sim_one_in(sim_faults_now()->map))
+		return -ENOMEM;
+	dev.buffer[slot] = mem;
+	dev.buffer_bytes[slot] = bytes;
+	return 0;
 }
 
 int device_file(void *ctx, int fd)

@@ -22,6 +22,7 @@ void device_cancel(void *ctx, uintptr_t dev, struct vac__ioreq *io);
 unsigned device_collect(void *ctx, uintptr_t dev, struct vac__ioreq **done, unsigned max,
 			uint64_t deadline_ns);
 void device_kick(void *ctx, uintptr_t dev);
+int device_buffer(void *ctx, uintptr_t dev, unsigned slot, void *mem, size_t bytes);
 int device_file(void *ctx, int fd);
 void device_file_drop(void *ctx, int fd);
 

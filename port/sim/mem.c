@@ -684,6 +684,7 @@ const struct vac__mem_ops vac__port_mem_ops = {
 	.io_cancel = device_cancel,
 	.io_collect = device_collect,
 	.io_kick = device_kick,
+	.io_buffer = device_buffer,
 	.io_file = device_file,
 	.io_file_drop = device_file_drop,
 };
