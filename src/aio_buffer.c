@@ -28,7 +28,8 @@ static void *whole(const struct vac__aio_buf *b, uint64_t pin)
 
 		if (i && (uint32_t)v != next)
 			return NULL;
-		next = (uint32_t)v + (n & ~VAC__RUN_HUGE) * (n & VAC__RUN_HUGE ? VAC__PB_PAGES : 1);
+		next = (uint32_t)v +
+		       (n & VAC__RUN_FOLIOS) * (n & VAC__RUN_HUGE ? VAC__PB_PAGES : 1);
 	}
 	return (uint8_t *)vac__frame_addr(b->c->pool, first) +
 	       off % (huge ? VAC_PAGEBLOCK_BYTES : VAC_PAGE_BYTES);

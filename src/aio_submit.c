@@ -203,7 +203,7 @@ static int add_pinned(struct vac__aio_pool *a, struct vac__aio_req *q, struct va
 		uint64_t v = vac__ld_rlx(&run[i]);
 		uint32_t pfn = (uint32_t)v, n = (uint32_t)(v >> 32);
 		size_t unit = n & VAC__RUN_HUGE ? VAC_PAGEBLOCK_BYTES : VAC_PAGE_BYTES;
-		size_t bytes = (n & ~VAC__RUN_HUGE) * unit - off % unit;
+		size_t bytes = (n & VAC__RUN_FOLIOS) * unit - off % unit;
 		uint8_t *mem = (uint8_t *)vac__frame_addr(a->pool, pfn) + off % unit;
 
 		off += bytes;

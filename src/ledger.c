@@ -159,9 +159,11 @@ static uint32_t explode(_Atomic uint64_t *run, uint32_t nr, uint32_t folios)
 		uint32_t n = (uint32_t)(v >> 32) & VAC__RUN_FOLIOS;
 		uint32_t step = bits & VAC__RUN_HUGE ? VAC__PB_PAGES : 1;
 
-		while (n-- > 0)
-			vac__st_rlx(&run[--at],
+		while (n-- > 0) {
+			at--;
+			vac__st_rlx(&run[at],
 				    (uint64_t)(bits | 1) << 32 | ((uint32_t)v + n * step));
+		}
 	}
 	return folios;
 }
@@ -179,8 +181,10 @@ static uint32_t join(_Atomic uint64_t *run, uint32_t nr)
 		if (out && bits == ((uint32_t)(v >> 32) & ~VAC__RUN_FOLIOS) &&
 		    (uint32_t)v == (uint32_t)last + (n & VAC__RUN_FOLIOS) * step)
 			vac__st_rlx(&run[out - 1], last + ((uint64_t)more << 32));
-		else
-			vac__st_rlx(&run[out++], v);
+		else {
+			vac__st_rlx(&run[out], v);
+			out++;
+		}
 	}
 	return out;
 }
