@@ -2,7 +2,7 @@
 /*
  * Direct I/O by vac_aio contexts beside fio's io_uring engine: aio_seq (128 KiB, in order) and aio_rand (4 KiB, at random),
  * reads of the same file, 32 at a time, past the page cache, for the same time; and the same while every block of the
- * pool is taken away and given back in turn (aio_seq_moving, aio_rand_moving). Every read of ours is checked by
+ * pool is taken away and given back in turn, about once a second each (aio_seq_moving, aio_rand_moving). Every read of ours is checked by
  * its first word.
  *
  * fio is a package of its own (Debian: fio). Without it these are skipped.
@@ -22,6 +22,7 @@
 
 #define DEPTH 32u
 #define BLOCKS 4u
+#define PACE_MS 250 /* each block leaves, and comes back, about once a second */
 
 struct kind {
 	const char *name, *rw, *unit;
@@ -178,6 +179,7 @@ static void *mover_main(void *arg)
 		if (m->r == 0)
 			m->r = rig_online(m->rig, id);
 		atomic_fetch_add(&m->rounds, 1);
+		usleep(PACE_MS * 1000);
 	}
 	return NULL;
 }

@@ -90,7 +90,7 @@ static void collector(void *arg)
 	uint32_t last = 0;
 
 	while (!vac__ld(&a->stop)) {
-		uint32_t seen = vac__event_read(&a->kick), visits = vac__ld(&a->visits);
+		uint32_t seen = vac__event_read(&a->kick), visits = vac__ld(&a->visits), called;
 		unsigned n;
 
 		if (visits == last && vac__ld(&a->inside) == 0) {
@@ -107,9 +107,14 @@ static void collector(void *arg)
 			continue;
 		}
 		n = pool->mem->io_collect(pool->mem_ctx, a->dev, done, VAC__AIO_BATCH, 0);
+		called = vac__ld(&a->sleepers);
 		if (n)
 			vac__aio_ended(a, done, n);
+		seen = vac__event_read(&a->kick);
 		vac__st(&a->role, 0);
+		/* Whoever has slept so far and has got something collects for himself from now on. */
+		if (n && called)
+			vac__event_wait(&a->kick, seen, vac__port_now() + TICK_NS);
 	}
 }
 
