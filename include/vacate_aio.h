@@ -166,7 +166,8 @@ int vac_aio_files(struct vac_aio *ctx, const int *fds, unsigned n);
  * the requests on a buffer that are under way, those to come wait, and it goes on where it lies then. A request on a registered
  * buffer takes no pin of its own; where the buffer lies in one piece (as in a huge folio), and the kernel takes it, it is
  * registered with the io_uring too, and anew whenever it moves. What was unmapped stays with the buffer until
- * it is given up. A request that does not end (a pipe) keeps its buffer from moving: see VAC_OFFLINE_CANCEL_IO.
+ * it is given up.A request that does not end (a pipe) keeps its buffer from moving, and others on it
+ * wait for gate_timeout_ms when an offline asks: see VAC_OFFLINE_CANCEL_IO.
  * -EBUSY (requests are under way), -EINVAL (n; no memory of this pool), -EFAULT, -ENOMEM, -EIO, -EOVERFLOW as of
  * vac_pin_with().
  */

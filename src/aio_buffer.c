@@ -10,7 +10,8 @@
  */
 #include "aio.h"
 
-#define PATIENCE_NS UINT64_C(800000000) /* less than what a callback is given */
+#define PATIENCE_NS \
+	UINT64_C(800000000) /* less than what a callback is given, and at most a gate's timeout */
 
 /* The buffer's memory as one piece, or NULL. It is not being moved. */
 static void *whole(const struct vac__aio_buf *b, uint64_t pin)
@@ -71,9 +72,10 @@ static int quiesce(void *ctx, uint64_t pin)
 {
 	struct vac__aio_buf *b = ctx;
 	struct vac_aio *c = b->c;
-	uint64_t end = vac__port_now() + PATIENCE_NS;
+	uint64_t end = vac__port_now() + PATIENCE_NS, gate = vac__gate_deadline(c->pool);
 	bool busy;
 
+	end = gate < end ? gate : end;
 	VAC__ENTER();
 	for (;;) {
 		uint32_t seen = vac__event_read(&c->event);
