@@ -129,6 +129,8 @@ int bench_bystander(struct bench_env *env);
 int bench_compact(struct bench_env *env);
 int bench_collapse(struct bench_env *env);
 int bench_swap_random(struct bench_env *env);
+int bench_aio_seq(struct bench_env *env);
+int bench_aio_rand(struct bench_env *env);
 int bench_snapshot(struct bench_env *env);
 int bench_snapshot_tenth(struct bench_env *env);
 int bench_cow_write(struct bench_env *env);

@@ -50,6 +50,7 @@ void cmd_offline_usage(void)
 	     "      --best-effort    without enough memory elsewhere, move what fits, then stop\n"
 	     "      --revoke         ask the holders of pins that keep it, where they can be asked, to\n"
 	     "                       let go\n"
+	     "      --cancel-io      cancel the direct I/O of contexts that hold the block\n"
 	     "      --dry-run        move nothing: say who holds the block now and what memory is\n"
 	     "                       missing, with the exit status that this would have\n"
 	     "      --detach         do not wait: the program goes on by itself, see 'vacate ls'\n"
@@ -308,6 +309,7 @@ enum {
 	OPT_DRY,
 	OPT_DETACH,
 	OPT_CANCEL,
+	OPT_CANCEL_IO,
 	OPT_JSON
 };
 
@@ -321,6 +323,7 @@ static int parse(struct offline *o, int argc, char **argv)
 		{"dry-run", no_argument, NULL, OPT_DRY},
 		{"detach", no_argument, NULL, OPT_DETACH},
 		{"cancel", no_argument, NULL, OPT_CANCEL},
+		{"cancel-io", no_argument, NULL, OPT_CANCEL_IO},
 		{"json", no_argument, NULL, OPT_JSON},
 		{"help", no_argument, NULL, 'h'},
 		{NULL, 0, NULL, 0},
@@ -346,6 +349,7 @@ static int parse(struct offline *o, int argc, char **argv)
 		case OPT_DRY: o->q.flags |= VAC__CTL_DRY_RUN; break;
 		case OPT_DETACH: o->q.flags |= VAC__CTL_DETACH; break;
 		case OPT_CANCEL: o->cancel = true; break;
+		case OPT_CANCEL_IO: o->q.flags |= VAC__CTL_CANCEL_IO; break;
 		case OPT_JSON: o->json = true; break;
 		case 'h': cmd_offline_usage(); return CMD_OK;
 		default: return opt_bad(&ctx, c, argv);

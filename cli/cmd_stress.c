@@ -41,7 +41,7 @@
 static const struct opt_ctx ctx = {"stress"};
 
 /* Names that will mean something one day: they deserve a better answer than "unknown". */
-static const char *const reserved[] = {"foreign", "aio"};
+static const char *const reserved[] = {"foreign"};
 
 struct stress {
 	struct session s;

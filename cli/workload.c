@@ -27,8 +27,8 @@
 #define INTERVAL_MIN_NS 50
 
 static const struct wl_class *const classes[] = {
-	&wl_verify, &wl_records, &wl_atomics, &wl_dio,       &wl_read,
-	&wl_holder, &wl_map,     &wl_storm,   &wl_snapshots, &wl_backup,
+	&wl_verify, &wl_records, &wl_atomics,   &wl_dio,    &wl_read, &wl_holder,
+	&wl_map,    &wl_storm,   &wl_snapshots, &wl_backup, &wl_aio,
 };
 
 const struct wl_class *wl_nth(unsigned k)

@@ -65,7 +65,7 @@ struct wl_class {
 };
 
 extern const struct wl_class wl_verify, wl_records, wl_atomics, wl_dio, wl_read, wl_holder, wl_map,
-	wl_storm, wl_snapshots, wl_backup;
+	wl_storm, wl_snapshots, wl_backup, wl_aio;
 
 struct wl_group {
 	struct wl_run *run;

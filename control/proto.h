@@ -112,6 +112,7 @@ struct vac__ctl_owners {
 #define VAC__CTL_DRY_RUN 2u
 #define VAC__CTL_DETACH 4u /* answer at once; the offline goes on without the client */
 #define VAC__CTL_REVOKE 16u
+#define VAC__CTL_CANCEL_IO 64u
 #define VAC__CTL_WRITERS 8 /* from this bit on, seven of them: writers_pct of vac_offline_opts */
 #define VAC__CTL_WRITERS_MASK (0x7fu << VAC__CTL_WRITERS)
 

@@ -217,9 +217,9 @@ static int check_work(const struct vac__ctl_packet *p, bool has_fd)
 
 	switch (p->head.op) {
 	case VAC__CTL_OFFLINE:
-		return p->u.offline.flags &
-				       ~(VAC__CTL_BEST_EFFORT | VAC__CTL_DRY_RUN | VAC__CTL_DETACH |
-					 VAC__CTL_REVOKE | VAC__CTL_WRITERS_MASK)
+		return p->u.offline.flags & ~(VAC__CTL_BEST_EFFORT | VAC__CTL_DRY_RUN |
+					      VAC__CTL_DETACH | VAC__CTL_REVOKE |
+					      VAC__CTL_CANCEL_IO | VAC__CTL_WRITERS_MASK)
 			       ? -EINVAL
 			       : 0;
 	case VAC__CTL_ONLINE: return p->u.two.b > VAC_ZONE_NORMAL ? -EINVAL : 0;
@@ -320,7 +320,8 @@ static void work_offline(struct vac__ctl_work *w)
 	o.timeout_ms = q->timeout_ms;
 	o.flags = (q->flags & VAC__CTL_BEST_EFFORT ? VAC_OFFLINE_BEST_EFFORT : 0) |
 		  (q->flags & VAC__CTL_DRY_RUN ? VAC_OFFLINE_DRY_RUN : 0) |
-		  (q->flags & VAC__CTL_REVOKE ? VAC_OFFLINE_REVOKE : 0);
+		  (q->flags & VAC__CTL_REVOKE ? VAC_OFFLINE_REVOKE : 0) |
+		  (q->flags & VAC__CTL_CANCEL_IO ? VAC_OFFLINE_CANCEL_IO : 0);
 	o.writers_pct = (q->flags & VAC__CTL_WRITERS_MASK) >> VAC__CTL_WRITERS;
 	o.progress = offline_progress;
 	o.progress_ctx = w;

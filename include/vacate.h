@@ -259,6 +259,7 @@ struct vac_pool_opts {
 	void (*log)(void *ctx, enum vac_log_level level, const char *msg);
 	void *log_ctx;
 	uint32_t longterm_pct; /* of VAC_ZONE_NORMAL, the most that long-term pins may take; 0: 75 */
+	uint32_t aio_events; /* sum of vac_aio_opts.events of all contexts at most; 0: 65,536, as of Linux */
 };
 
 /*
@@ -442,6 +443,7 @@ int vac_block_online(struct vac_pool *pool, int id, enum vac_zone zone);
 #define VAC_OFFLINE_BEST_EFFORT 1u /* without enough target memory, move what fits, then stop */
 #define VAC_OFFLINE_DRY_RUN 2u     /* move nothing; answer what would hold it: see below */
 #define VAC_OFFLINE_SWAP 8u        /* write pages to the swap file, if any, sooner than move them */
+#define VAC_OFFLINE_CANCEL_IO 32u  /* cancel vac_aio_submit() requests that hold the block */
 #define VAC_OFFLINE_REVOKE 16u /* ask holders of pins that keep it to let go: vac_pin_opts.revoke */
 #define VAC_OFFLINE_TEST_NO_GATE 4u /* test switch: do not gate pins; endless I/O then starves us */
 
@@ -945,6 +947,10 @@ int64_t vac_send(int fd, const void *buf, size_t len, int flags);
 int64_t vac_sendto(int fd, const void *buf, size_t len, int flags, const struct sockaddr *to,
 		   uint32_t to_len);
 int64_t vac_sendmsg(int fd, const struct msghdr *msg, int flags);
+
+/* ---- Direct I/O contexts: vac_aio_*() --------------------------------------------------------- */
+
+#include "vacate_aio.h"
 
 /* ---- Reports -------------------------------------------------------------------------------- */
 

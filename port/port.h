@@ -227,6 +227,38 @@ struct vac__swap_run {
 	_Atomic uint32_t *left; /* the port's own: how many runs of the call are not done yet */
 };
 
+/* ---- Direct I/O --------------------------------------------------------------------------------- */
+
+enum vac__io_op { VAC__IO_NONE, VAC__IO_READ, VAC__IO_WRITE, VAC__IO_FSYNC, VAC__IO_FDSYNC };
+
+struct vac__io_seg { /* laid out as struct iovec */
+	void *mem;
+	size_t bytes;
+};
+
+/* A request. The engine's until io_submit() has taken it, and again once io_collect() has answered it; the
+ * port's own in between, memory and segments included. */
+struct vac__ioreq {
+	enum vac__io_op op;
+	int fd;
+	uint64_t off;
+	struct vac__io_seg *seg;
+	uint32_t nr_seg; /* at most VAC__IO_SEGS */
+	uint32_t buffer; /* slot + 1 of io_buffer() whose part the only segment is, 0: none */
+	int32_t res;     /* answer: bytes, or a negative errno value; -ECANCELED */
+	/* The port's own. */
+	struct vac__ioreq *next, *prev;
+	_Atomic uint32_t cancel; /* 1: io_cancel() was called for it */
+	uint32_t state;
+};
+#ifdef VAC_SIM
+#define VAC__IO_SEGS 16u
+#else
+#define VAC__IO_SEGS 1024u
+#endif
+#define VAC__IO_BUFFERS 1024u
+#define VAC__IO_THREADS 1u /* of io_open: without the host's queues */
+
 struct vac__mem_ops {
 	/* One a pool. guard: enum vac_guard, answers the one chosen in *guard. -EOPNOTSUPP or -EACCES: the
 	 * host does not have it, or does not allow it to us. */
@@ -328,6 +360,31 @@ struct vac__mem_ops {
 	 * no two touch the same bytes of the file or the memory. */
 	void (*swap_io)(void *ctx, struct vac__swapfile *f, bool write, struct vac__swap_run *run,
 			unsigned n);
+
+	/*
+	 * A device that does requests; io_open may be NULL: none here. All that follow may be called by any number
+	 * of threads at once, but close, when no request is under way and nobody else is in a call.
+	 * *native: whether the host does them, or threads of the port's. -ENOMEM, -EMFILE.
+	 */
+	int (*io_open)(void *ctx, unsigned flags, uintptr_t *dev, bool *native);
+	void (*io_close)(void *ctx, uintptr_t dev);
+	/* Begin requests, the first ones of those given: answers how many. Does not wait for their end. A request goes on
+	 * when the thread that has begun it ends. */
+	unsigned (*io_submit)(void *ctx, uintptr_t dev, struct vac__ioreq **io, unsigned n);
+	/* Ask for one to end, which has begun and was not answered by io_collect() yet: it is answered all the same. */
+	void (*io_cancel)(void *ctx, uintptr_t dev, struct vac__ioreq *io);
+	/* Wait until requests have ended, a deadline (0: none), a signal or a kick; answers how many were put into done. One
+	 * thread at a time, of which nothing is asked: signals may be unblocked. */
+	unsigned (*io_collect)(void *ctx, uintptr_t dev, struct vac__ioreq **done, unsigned max,
+			       uint64_t deadline_ns);
+	/* Whoever is in io_collect(), or comes next, does not wait. */
+	void (*io_kick)(void *ctx, uintptr_t dev);
+	/* Memory in a slot, for requests to come; in place of what was there, which no request uses. NULL: none, and
+	 * what was there is held no longer when it answers. May be NULL. Errors: as the host likes. */
+	int (*io_buffer)(void *ctx, uintptr_t dev, unsigned slot, void *mem, size_t bytes);
+	/* A descriptor of the port's own for the same file, or a negative errno value; and its end. */
+	int (*io_file)(void *ctx, int fd);
+	void (*io_file_drop)(void *ctx, int fd);
 };
 
 extern const struct vac__mem_ops vac__port_mem_ops;

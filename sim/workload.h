@@ -21,7 +21,8 @@
 	X(snapshot) /* snapshots, of snapshots too, that are read, written and pinned */ \
 	X(compact)  /* compaction and collapse against all of these */                   \
 	X(swap)     /* a third of the memory that the data would need, and a disk */     \
-	X(longterm) /* pins that last: that can move, or leave movable memory first */
+	X(longterm) /* pins that last: that can move, or leave movable memory first */   \
+	X(aio)      /* direct I/O contexts, their rings, and a device */
 
 #define WORK_NUMBER(name) WORK_##name,
 enum sim_workload { WORKS(WORK_NUMBER) WORK_COUNT };

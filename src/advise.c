@@ -160,7 +160,7 @@ static int dont_need(struct vac_space *s, uint32_t first, uint32_t end)
 	if (r == 0)
 		r = vac__words_end(s, first, end);
 	/* Of a range with gaps: done, and no error, so that what fails has changed nothing. */
-	return r ? r : vac__drop(s, first, end, false);
+	return r ? r : vac__drop(s, first, end, false, false);
 }
 
 int vac_advise(struct vac_space *space, void *addr, size_t len, enum vac_advice advice)

@@ -303,6 +303,9 @@ static void hold(void)
 {
 	for (struct vac_pool *p = vac__pools; p; p = p->next)
 		if (copies(p))
+			vac__aio_hold(p);
+	for (struct vac_pool *p = vac__pools; p; p = p->next)
+		if (copies(p))
 			vac__lock(&p->spaces_lock, VAC__RANK_MANY);
 	each_space(hold_space);
 	each_space(hold_family);
@@ -325,8 +328,10 @@ static void let_go(void)
 {
 	each_space(let_go_space);
 	for (struct vac_pool *p = vac__pools; p; p = p->next)
-		if (copies(p))
+		if (copies(p)) {
 			vac__unlock(&p->spaces_lock, VAC__RANK_MANY);
+			vac__aio_let_go(p);
+		}
 	open_gates();
 }
 

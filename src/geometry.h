@@ -25,6 +25,8 @@
 #define VAC__LOST_MAX 16u
 #define VAC__SWAP_CLUSTER 4u
 #define VAC__SWAP_SLOTS_MAX 512u
+#define VAC__AIO_CTX_MAX 8u
+#define VAC__AIO_EVENTS 64u
 #define VAC__RELOC_LIST 32u
 #define VAC__RELOC_WORKERS 3u
 #else
@@ -43,6 +45,8 @@
 #define VAC__LOST_MAX 64u
 #define VAC__SWAP_CLUSTER 16u
 #define VAC__SWAP_SLOTS_MAX (UINT32_C(1) << 26)
+#define VAC__AIO_CTX_MAX 16384u
+#define VAC__AIO_EVENTS 65536u
 #define VAC__RELOC_LIST 4096u
 #define VAC__RELOC_WORKERS 8u
 #endif

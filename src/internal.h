@@ -190,6 +190,7 @@ struct vac__vma {
 	uint8_t prot;
 	bool nohuge;
 	bool locked; /* kept out of swap */
+	bool ring;   /* of a direct I/O context: stays as it is */
 };
 
 #define VAC__STREAMS 8u
@@ -230,6 +231,7 @@ struct vac_space {
 	struct vac__mutex segments; /* rank segments: guards nseg */
 	uint16_t *nseg;             /* host mappings booked for a vpb, 0: it shows nothing */
 	_Atomic uint32_t users;     /* engine threads that are at it: destroying waits for them */
+	_Atomic uint32_t nr_rings;  /* direct I/O contexts whose ring lies here */
 	uint32_t *resv;             /* pb + 1 of its reservation; guarded by the zone lock */
 };
 
@@ -504,6 +506,9 @@ struct vac_pool {
 	struct vac__reloc reloc;
 	struct vac__longterm longterm;
 
+	struct vac__mutex aio_lock;        /* rank aio setup */
+	struct vac__aio_pool *_Atomic aio; /* aio.h; NULL before the first context */
+
 	struct vac__compactor {
 		uintptr_t thread;       /* of the port; constant while `runs` */
 		bool runs;              /* written by open and close only */
@@ -649,6 +654,7 @@ void vac__vma_merge_around(struct vac_space *s, uint32_t first, uint32_t end);
 void vac__vma_inherit(struct vac_space *to, const struct vac_space *from);
 bool vac__vma_room(const struct vac_space *s);
 void vac__vma_remove(struct vac_space *s, uint32_t first, uint32_t end);
+bool vac__vma_ring(const struct vac_space *s, uint32_t first, uint32_t end);
 bool vac__vma_covers(const struct vac_space *s, uint32_t first, uint32_t end);
 bool vac__vma_hole(const struct vac_space *s, uint32_t n, uint32_t align, uint32_t *first);
 
@@ -657,13 +663,15 @@ int vac__space_create(struct vac_pool *pool, uint64_t bytes, const char *name,
 		      struct vac_space *kin, struct vac_space **out);
 int vac__space_destroy(struct vac_space *s);
 int vac__vmas_clone(struct vac_space *to, const struct vac_space *from);
+int vac__ring_map(struct vac_space *s, uint32_t pages, uint32_t *first);
+int vac__ring_unmap(struct vac_space *s, uint32_t first, uint32_t end);
 struct vac_space *vac__space_get(struct vac_pool *pool, uint32_t id);
 void vac__space_put(struct vac_space *s);
 
 int vac__range(const struct vac_space *s, const void *addr, size_t len, uint32_t *first,
 	       uint32_t *end);
 void vac__vmas_book(struct vac_space *s, uint32_t before);
-int vac__drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget);
+int vac__drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget, bool ring);
 int vac__populate(struct vac_space *s, uint32_t first, uint32_t end, bool all);
 
 /* ---- fault.c ---- */
@@ -735,6 +743,13 @@ struct vac__peek {
 };
 int vac__swap_peek(struct vac_pool *pool, struct vac__peek *p, uint32_t slot, void *to);
 int vac__swap_peek_end(struct vac_pool *pool, struct vac__peek *p);
+/* ---- aio.c ---- */
+int vac__aio_close(struct vac_pool *pool);
+void vac__aio_quiet(struct vac_pool *pool);
+void vac__aio_forget(struct vac_space *s);
+void vac__aio_hold(struct vac_pool *pool);
+void vac__aio_let_go(struct vac_pool *pool);
+unsigned vac__aio_cancel_block(struct vac_pool *pool, uint32_t first, uint32_t frames);
 
 /* ---- reclaim.c ---- */
 bool vac__reclaim(struct vac_pool *pool, uint32_t want, uint64_t seen_freed);

@@ -7,7 +7,9 @@
  *	pools                    the list of pools; held throughout a fork() with a copy
  *	background               the background thread's step; whoever wants the pool at rest
  *	hotplug                  one offline, online, add or remove at a time in a pool
- *	  aio                    a direct I/O context's ring
+ *	  aio setup              the direct I/O of a pool, when its first context is made
+ *	    aio                  a direct I/O context: its requests and its ring
+ *	      aio table          the slots of contexts and requests
  *	    space                a space's VMAs (read: faults; write: map, unmap, protect)
  *	      fault              one filler a pageblock of addresses
  *	        folio            one; more only by trylock (the migrator's batch)
@@ -32,7 +34,9 @@ enum vac__rank {
 	VAC__RANK_POOLS,
 	VAC__RANK_BACKGROUND,
 	VAC__RANK_HOTPLUG,
+	VAC__RANK_AIO_SETUP,
 	VAC__RANK_AIO,
+	VAC__RANK_AIO_TABLE,
 	VAC__RANK_SPACE,
 	VAC__RANK_FAULT,
 	VAC__RANK_FOLIO,

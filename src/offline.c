@@ -216,6 +216,9 @@ static void drain(struct offline *o, struct vac__mig_item *items, unsigned n)
 		}
 		if (n == 0 || end >= gate || cancelled(o))
 			break;
+		if (o->opts.flags & VAC_OFFLINE_CANCEL_IO)
+			vac__aio_cancel_block(o->pool, o->first,
+					      UINT32_C(1) << o->pool->block_shift);
 		vac__event_wait(&o->pool->progress, seen, gate);
 	}
 	if (n)
@@ -394,6 +397,8 @@ static void evacuate_pageblock(struct offline *o, uint32_t pfn)
 	}
 	if (held > asked)
 		drain(o, items, held - asked);
+	if (asked && (o->opts.flags & VAC_OFFLINE_CANCEL_IO)) /* on registered buffers */
+		vac__aio_cancel_block(pool, o->first, UINT32_C(1) << pool->block_shift);
 	if (asked)
 		relocate(o, pfn, items + held - asked, asked);
 	if ((o->opts.flags & VAC_OFFLINE_REVOKE) && o->pinned != fails) {
@@ -686,8 +691,9 @@ int vac__block_offline(struct vac_pool *pool, int id, const struct vac_offline_o
 		memcpy(&o.opts, opts, opts->size);
 	}
 	if ((res && (res->size < sizeof(size_t) || res->size > sizeof(o.res))) ||
-	    (o.opts.flags & ~(VAC_OFFLINE_BEST_EFFORT | VAC_OFFLINE_DRY_RUN | VAC_OFFLINE_SWAP |
-			      VAC_OFFLINE_REVOKE | VAC_OFFLINE_TEST_NO_GATE)) ||
+	    (o.opts.flags &
+	     ~(VAC_OFFLINE_BEST_EFFORT | VAC_OFFLINE_DRY_RUN | VAC_OFFLINE_SWAP |
+	       VAC_OFFLINE_CANCEL_IO | VAC_OFFLINE_REVOKE | VAC_OFFLINE_TEST_NO_GATE)) ||
 	    o.opts.writers_pct > 95)
 		return -EINVAL;
 	vac__trace_init(&o.trace);

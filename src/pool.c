@@ -45,6 +45,8 @@ static int complete(struct vac_pool_opts *o)
 		o->longterm_pct = 75;
 	if (o->longterm_pct > 100)
 		return -EINVAL;
+	if (o->aio_events == 0)
+		o->aio_events = VAC__AIO_EVENTS;
 	if (o->fault_bytes == 0)
 		o->fault_bytes = DEFAULT_FAULT_PAGES * VAC_PAGE_BYTES;
 	if (!power_of_two(o->block_bytes) || o->block_bytes < VAC_BLOCK_BYTES_MIN ||
@@ -59,6 +61,8 @@ static int complete(struct vac_pool_opts *o)
 	if (o->flags &
 	    ~(VAC_POOL_STACKS | VAC_POOL_NO_HUGE | VAC_POOL_BASE_ONLY | VAC_POOL_FORK_COPY |
 	      VAC_POOL_PINS_ONLY | VAC_POOL_TEST_NO_LOOK | VAC_POOL_COMPACT))
+		return -EINVAL;
+	if (o->aio_events > UINT32_C(1) << 20)
 		return -EINVAL;
 	if ((unsigned)o->guard > VAC_GUARD_USERFAULTFD)
 		return -EINVAL;
@@ -190,6 +194,8 @@ int vac_pool_close(struct vac_pool *pool)
 		if (vac__seq_used(vac__ld_acq(&pool->ledger.rec[i].seq)) &&
 		    !(vac__ld_acq(&pool->ledger.rec[i].flags) & VAC_OWNER_WAITWORDS))
 			r = -EBUSY;
+	if (r == 0)
+		r = vac__aio_close(pool);
 	if (r == 0) {
 		vac__compactor_stop(pool);
 		vac__reloc_stop(pool);
@@ -301,6 +307,7 @@ int vac_pool_check(struct vac_pool *pool, char *msg, size_t msg_bytes)
 	if (vac__port_forked())
 		return -EPERM;
 	VAC__ENTER();
+	vac__aio_quiet(pool);
 	pool->mem->quiet(pool->mem_ctx);
 	vac__lock(&pool->swap.step, VAC__RANK_BACKGROUND);
 	r = vac__check(pool, text, sizeof(text));

@@ -173,7 +173,7 @@ int vac__space_destroy(struct vac_space *s)
 {
 	struct vac_pool *pool = s->pool;
 
-	if (vac__ledger_space_held(pool, s->id))
+	if (vac__ld(&s->nr_rings) || vac__ledger_space_held(pool, s->id))
 		return -EBUSY;
 	vac__words_end(s, 0, s->pages);
 	vac__wrlock(&s->lock, VAC__RANK_SPACE);
@@ -189,6 +189,7 @@ int vac__space_destroy(struct vac_space *s)
 	vac__wrunlock(&pool->families[s->family].lock, VAC__RANK_RMAP);
 	vac__wrunlock(&s->lock, VAC__RANK_SPACE);
 
+	vac__aio_forget(s);
 	vac__family_leave(pool, s);
 	/* No walk can find the space now, so no new reservation can name it. */
 	for (uint32_t v = 0; v < s->vpbs; v += 4096)
@@ -328,6 +329,7 @@ struct change {
 	uint32_t first, end;
 	bool whole;      /* every page must be mapped */
 	bool no_leaving; /* no page may be under migration */
+	bool ring;       /* it is for the one whose ring it is */
 	uint64_t deadline_ns;
 };
 
@@ -348,6 +350,11 @@ static int change_begin(struct vac_space *s, struct change *c)
 		vac__add(&pool->offliners, 1);
 		seen = vac__event_read(&pool->progress);
 		vac__wrlock(&s->lock, VAC__RANK_SPACE);
+		if (!c->ring && vac__vma_ring(s, c->first, c->end)) {
+			vac__wrunlock(&s->lock, VAC__RANK_SPACE);
+			vac__sub(&pool->offliners, 1);
+			return -EBUSY;
+		}
 		r = !vac__vma_room(s) || (c->whole && !vac__vma_covers(s, c->first, c->end))
 			    ? -ENOMEM
 			    : 0;
@@ -428,10 +435,11 @@ static int hide(struct vac_space *s, uint32_t first, uint32_t end)
 }
 
 /* Drop the pages of a range, and its VMAs too if `forget`. */
-int vac__drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget)
+int vac__drop(struct vac_space *s, uint32_t first, uint32_t end, bool forget, bool ring)
 {
 	struct vac_pool *pool = s->pool;
-	struct change c = {.first = first, .end = end, .deadline_ns = vac__gate_deadline(pool)};
+	struct change c = {
+		.first = first, .end = end, .ring = ring, .deadline_ns = vac__gate_deadline(pool)};
 	uint32_t vmas;
 	long cuts;
 	int r;
@@ -474,7 +482,7 @@ int vac_unmap(struct vac_space *space, void *addr, size_t len)
 		return r;
 	VAC__ENTER();
 	r = vac__words_end(space, first, end);
-	r = r < 0 ? r : vac__drop(space, first, end, true);
+	r = r < 0 ? r : vac__drop(space, first, end, true, false);
 	VAC__LEAVE();
 	return r;
 }
@@ -493,10 +501,14 @@ int vac__populate(struct vac_space *s, uint32_t first, uint32_t end, bool all)
 	return r;
 }
 
+#define MAP_RING (1u << 31)
+
 static int map(struct vac_space *s, uint32_t first, uint32_t pages, bool fixed, int prot,
 	       unsigned flags, uint32_t *at)
 {
-	struct vac__vma v = {.prot = (uint8_t)prot, .nohuge = (flags & VAC_MAP_NOHUGE) != 0};
+	struct vac__vma v = {.prot = (uint8_t)prot,
+			     .nohuge = (flags & VAC_MAP_NOHUGE) != 0,
+			     .ring = (flags & MAP_RING) != 0};
 	uint32_t i, vmas;
 	int r = 0;
 
@@ -560,6 +572,20 @@ int vac_map(struct vac_space *space, void *addr, size_t len, int prot, unsigned 
 	if (r == 0)
 		*out = vac__page_addr(space, at);
 	return r;
+}
+
+/* Pages for a ring, wherever they fit; the program cannot change their mapping. */
+int vac__ring_map(struct vac_space *s, uint32_t pages, uint32_t *first)
+{
+	if (pages > s->pages)
+		return -ENOMEM;
+	return map(s, 0, pages, false, VAC_PROT_READ | VAC_PROT_WRITE, VAC_MAP_NOHUGE | MAP_RING,
+		   first);
+}
+
+int vac__ring_unmap(struct vac_space *s, uint32_t first, uint32_t end)
+{
+	return vac__drop(s, first, end, true, true);
 }
 
 /* ---- Protect -------------------------------------------------------------------------------- */

@@ -62,7 +62,7 @@ void vac__vma_merge_around(struct vac_space *s, uint32_t first, uint32_t end)
 		struct vac__vma *a = &s->vmas[i], *b = a + 1;
 
 		if (a->end != b->start || a->prot != b->prot || a->nohuge != b->nohuge ||
-		    a->locked != b->locked) {
+		    a->locked != b->locked || a->ring != b->ring) {
 			i++;
 			continue;
 		}
@@ -73,7 +73,7 @@ void vac__vma_merge_around(struct vac_space *s, uint32_t first, uint32_t end)
 }
 
 /* The VMAs of another space, which are not locked into memory in this one, as they are not in a child of
- * fork(): borders that were between locked and not are none. */
+ * fork(), and are memory that shows what a ring was: borders of such things are none. */
 void vac__vma_inherit(struct vac_space *to, const struct vac_space *from)
 {
 	to->nr_vmas = 0;
@@ -81,7 +81,7 @@ void vac__vma_inherit(struct vac_space *to, const struct vac_space *from)
 		struct vac__vma v = from->vmas[i];
 		struct vac__vma *last = to->nr_vmas ? &to->vmas[to->nr_vmas - 1] : NULL;
 
-		v.locked = false;
+		v.locked = v.ring = false;
 		if (last && last->end == v.start && last->prot == v.prot &&
 		    last->nohuge == v.nohuge)
 			last->end = v.end;
@@ -107,6 +107,15 @@ void vac__vma_remove(struct vac_space *s, uint32_t first, uint32_t end)
 		;
 	memmove(&s->vmas[i], &s->vmas[j], (s->nr_vmas - j) * sizeof(s->vmas[0]));
 	s->nr_vmas -= j - i;
+}
+
+/* Does a ring lie in the range? */
+bool vac__vma_ring(const struct vac_space *s, uint32_t first, uint32_t end)
+{
+	for (uint32_t i = vac__vma_after(s, first); i < s->nr_vmas && s->vmas[i].start < end; i++)
+		if (s->vmas[i].ring)
+			return true;
+	return false;
 }
 
 /* Is every page of the range mapped? */

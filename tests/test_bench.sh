@@ -7,7 +7,7 @@
 set -u
 vacate=${VACATE:-${BUILD:-build}/vacate}
 names='offline_huge offline_base_run offline_base_single writer_wait reader_wait pin first_touch
-	fault_in storm gate cost scale swap_random sim_rate throughput
+	fault_in storm gate cost scale swap_random aio_seq aio_rand sim_rate throughput
 	bystander compact collapse snapshot snapshot_tenth cow_write cow_seq cow_budget'
 failures=0
 

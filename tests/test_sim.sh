@@ -50,7 +50,7 @@ done <<-'END'
 	10010532 mix off
 	1013658 foreign off
 	END
-for w in mix migrate pin map refault dio foreign snapshot compact swap longterm; do
+for w in mix migrate pin map refault dio foreign snapshot compact swap longterm aio; do
 	check "workload $w" "$V" sim --workload $w --seed 500000 --schedules 500 --save "$dir"
 done
 again() {

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "port/linux/linux.h"
+#include "port/linux/ring.h"
 
 #define CTX_BYTES ((sizeof(struct vac__mem_ctx) + VAC_PAGE_BYTES - 1) & ~(VAC_PAGE_BYTES - 1))
 
@@ -71,6 +72,85 @@ static void mem_close(void *arg)
 	vac__port_meta_release(ctx, CTX_BYTES);
 }
 
+/* ---- Direct I/O: by the host's queues where they are to be had ------------------------------- */
+
+static int io_open(void *ctx, unsigned flags, uintptr_t *dev, bool *native)
+{
+	struct vac__io_dev *d = NULL;
+	int r = flags & VAC__IO_THREADS ? -EOPNOTSUPP : vac__uring_open(&d);
+
+	(void)ctx;
+	/* Not for want of a descriptor: that is for the caller to know. */
+	if (r < 0 && r != -EMFILE && r != -ENFILE)
+		r = vac__iothread_open(&d);
+	if (r < 0)
+		return r;
+	*native = d->native;
+	*dev = (uintptr_t)d;
+	return 0;
+}
+
+static void io_close(void *ctx, uintptr_t dev)
+{
+	struct vac__io_dev *d = (struct vac__io_dev *)dev;
+
+	(void)ctx;
+	d->close(d);
+}
+
+static unsigned io_submit(void *ctx, uintptr_t dev, struct vac__ioreq **io, unsigned n)
+{
+	struct vac__io_dev *d = (struct vac__io_dev *)dev;
+
+	(void)ctx;
+	return d->submit(d, io, n);
+}
+
+static void io_cancel(void *ctx, uintptr_t dev, struct vac__ioreq *io)
+{
+	struct vac__io_dev *d = (struct vac__io_dev *)dev;
+
+	(void)ctx;
+	d->cancel(d, io);
+}
+
+static unsigned io_collect(void *ctx, uintptr_t dev, struct vac__ioreq **done, unsigned max,
+			   uint64_t deadline_ns)
+{
+	struct vac__io_dev *d = (struct vac__io_dev *)dev;
+
+	(void)ctx;
+	return d->collect(d, done, max, deadline_ns);
+}
+
+static void io_kick(void *ctx, uintptr_t dev)
+{
+	struct vac__io_dev *d = (struct vac__io_dev *)dev;
+
+	(void)ctx;
+	d->kick(d);
+}
+
+static int io_buffer(void *ctx, uintptr_t dev, unsigned slot, void *mem, size_t bytes)
+{
+	struct vac__io_dev *d = (struct vac__io_dev *)dev;
+
+	(void)ctx;
+	return d->buffer ? d->buffer(d, slot, mem, bytes) : -EOPNOTSUPP;
+}
+
+static int io_file(void *ctx, int fd)
+{
+	(void)ctx;
+	return (int)vac__sys(syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0));
+}
+
+static void io_file_drop(void *ctx, int fd)
+{
+	(void)ctx;
+	vac__sys_close(fd);
+}
+
 const struct vac__mem_ops vac__port_mem_ops = {
 	.open = mem_open,
 	.close = mem_close,
@@ -102,4 +182,13 @@ const struct vac__mem_ops vac__port_mem_ops = {
 	.swap_open = vac__swap_open,
 	.swap_close = vac__swap_close,
 	.swap_io = vac__swap_io,
+	.io_open = io_open,
+	.io_close = io_close,
+	.io_submit = io_submit,
+	.io_cancel = io_cancel,
+	.io_collect = io_collect,
+	.io_kick = io_kick,
+	.io_buffer = io_buffer,
+	.io_file = io_file,
+	.io_file_drop = io_file_drop,
 };

@@ -16,13 +16,13 @@
  * completion of which the collector's own pieces are some. Nothing else is taken under either.
  */
 #include <linux/aio_abi.h>
-#include <linux/io_uring.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
 #include "port/linux/linux.h"
+#include "port/linux/ring.h"
 
 #ifndef BLKGETSIZE64
 #define BLKGETSIZE64 _IOR(0x12, 114, size_t)
@@ -33,11 +33,7 @@
 #define DEPTH 32u /* pieces that one queue has under way at most */
 
 struct ring {
-	int fd;
-	uint8_t *sq, *cq; /* as mapped; one mapping where the host makes it one */
-	struct io_uring_sqe *sqe;
-	size_t sq_bytes, cq_bytes, sqe_bytes;
-	struct io_uring_params p;
+	struct vac__ring q;
 	struct vac__flock submit;
 	_Atomic uint32_t collect; /* 1: somebody is at it */
 	_Atomic uint32_t turn;
@@ -57,66 +53,22 @@ struct queues {
 
 /* ---- The ring ---------------------------------------------------------------------------------- */
 
-static _Atomic uint32_t *field(uint8_t *base, uint32_t off)
-{
-	return (_Atomic uint32_t *)(void *)(base + off);
-}
-
 static void ring_close(struct ring *r)
 {
-	if (r->sqe)
-		vac__sys_munmap(r->sqe, r->sqe_bytes);
-	if (r->cq && r->cq != r->sq)
-		vac__sys_munmap(r->cq, r->cq_bytes);
-	if (r->sq)
-		vac__sys_munmap(r->sq, r->sq_bytes);
-	if (r->fd >= 0)
-		vac__sys_close(r->fd);
-	vac__port_vma_charge(-3, true);
+	vac__ring_close(&r->q);
 	vac__port_meta_release(r, VAC_PAGE_BYTES);
-}
-
-static void *ring_map(const struct ring *r, size_t bytes, uint64_t off)
-{
-	void *p;
-
-	if (vac__sys_mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, r->fd,
-			  (size_t)off, &p) < 0)
-		return NULL;
-	vac__sys_madvise(p, bytes, MADV_DONTFORK);
-	return p;
 }
 
 /* NULL: not to be had here. */
 static struct ring *ring_open(void)
 {
-	struct ring *r;
-	bool one;
+	struct ring *r = vac__port_meta_reserve(VAC_PAGE_BYTES);
 
-	if (!vac__port_vma_charge(3, false))
-		return NULL;
-	r = vac__port_meta_reserve(VAC_PAGE_BYTES);
-	if (!r) {
-		vac__port_vma_charge(-3, true);
-		return NULL;
+	if (r && vac__ring_open(&r->q, ENTRIES, 0) < 0) {
+		vac__port_meta_release(r, VAC_PAGE_BYTES);
+		r = NULL;
 	}
-	r->fd = (int)vac__sys(syscall(SYS_io_uring_setup, ENTRIES, &r->p));
-	if (r->fd < 0)
-		goto fail;
-	one = r->p.features & IORING_FEAT_SINGLE_MMAP;
-	r->sq_bytes = r->p.sq_off.array + r->p.sq_entries * sizeof(uint32_t);
-	r->cq_bytes = r->p.cq_off.cqes + r->p.cq_entries * sizeof(struct io_uring_cqe);
-	if (one && r->cq_bytes > r->sq_bytes)
-		r->sq_bytes = r->cq_bytes;
-	r->sqe_bytes = r->p.sq_entries * sizeof(struct io_uring_sqe);
-	r->sq = ring_map(r, r->sq_bytes, IORING_OFF_SQ_RING);
-	r->cq = one ? r->sq : ring_map(r, r->cq_bytes, IORING_OFF_CQ_RING);
-	r->sqe = ring_map(r, r->sqe_bytes, IORING_OFF_SQES);
-	if (r->sq && r->cq && r->sqe)
-		return r;
-fail:
-	ring_close(r);
-	return NULL;
+	return r;
 }
 
 /* ---- Without a ring ----------------------------------------------------------------------------- */
@@ -215,12 +167,13 @@ static bool queues_io(struct queues *q, int fd, bool write, struct vac__swap_run
 /* Take what has been completed. The collector's role is held. */
 static void take_all(struct ring *r)
 {
-	_Atomic uint32_t *head = field(r->cq, r->p.cq_off.head);
+	_Atomic uint32_t *head = vac__ring_field(r->q.cq, r->q.p.cq_off.head);
 	uint32_t at = atomic_load_explicit(head, memory_order_relaxed), n = 0;
-	uint32_t mask = r->p.cq_entries - 1;
-	const struct io_uring_cqe *cqe = (const void *)(r->cq + r->p.cq_off.cqes);
+	uint32_t mask = r->q.p.cq_entries - 1;
+	const struct io_uring_cqe *cqe = (const void *)(r->q.cq + r->q.p.cq_off.cqes);
 
-	while (at != atomic_load_explicit(field(r->cq, r->p.cq_off.tail), memory_order_acquire)) {
+	while (at != atomic_load_explicit(vac__ring_field(r->q.cq, r->q.p.cq_off.tail),
+					  memory_order_acquire)) {
 		struct vac__swap_run *run = (void *)(uintptr_t)cqe[at & mask].user_data;
 		int32_t res = cqe[at & mask].res;
 
@@ -257,7 +210,7 @@ static void wait_for(struct ring *r, _Atomic uint32_t *left)
 		while (atomic_load_explicit(left, memory_order_acquire)) {
 			take_all(r);
 			if (atomic_load_explicit(left, memory_order_acquire))
-				syscall(SYS_io_uring_enter, r->fd, 0, 1, IORING_ENTER_GETEVENTS,
+				syscall(SYS_io_uring_enter, r->q.fd, 0, 1, IORING_ENTER_GETEVENTS,
 					NULL, 0);
 		}
 		atomic_store(&r->collect, 0);
@@ -269,15 +222,15 @@ static void wait_for(struct ring *r, _Atomic uint32_t *left)
 /* Hand runs over, as many as there is room for; answers how many. */
 static unsigned submit(struct ring *r, int fd, bool write, struct vac__swap_run *run, unsigned n)
 {
-	_Atomic uint32_t *tail = field(r->sq, r->p.sq_off.tail);
-	_Atomic uint32_t *array = field(r->sq, r->p.sq_off.array);
-	uint32_t mask = r->p.sq_entries - 1, at, done = 0;
+	_Atomic uint32_t *tail = vac__ring_field(r->q.sq, r->q.p.sq_off.tail);
+	_Atomic uint32_t *array = vac__ring_field(r->q.sq, r->q.p.sq_off.array);
+	uint32_t mask = r->q.p.sq_entries - 1, at, done = 0;
 	unsigned k = 0;
 
 	vac__flock_lock(&r->submit);
 	at = atomic_load_explicit(tail, memory_order_relaxed);
-	while (k < n && k < r->p.sq_entries && atomic_load(&r->inside) + k < r->p.cq_entries) {
-		struct io_uring_sqe *s = &r->sqe[(at + k) & mask];
+	while (k < n && k < r->q.p.sq_entries && atomic_load(&r->inside) + k < r->q.p.cq_entries) {
+		struct io_uring_sqe *s = &r->q.sqe[(at + k) & mask];
 
 		memset(s, 0, sizeof(*s));
 		s->opcode = write ? IORING_OP_WRITE : IORING_OP_READ;
@@ -293,7 +246,7 @@ static unsigned submit(struct ring *r, int fd, bool write, struct vac__swap_run 
 	atomic_fetch_add(&r->inside, k);
 	atomic_store_explicit(tail, at + k, memory_order_release);
 	while (done < k) {
-		long got = vac__sys(syscall(SYS_io_uring_enter, r->fd, k - done, 0, 0, NULL, 0));
+		long got = vac__sys(syscall(SYS_io_uring_enter, r->q.fd, k - done, 0, 0, NULL, 0));
 
 		if (got > 0)
 			done += (uint32_t)got;
@@ -364,7 +317,7 @@ int vac__swap_open(void *ctx, int fd, uint64_t bytes, struct vac__swapfile *f)
 void vac__swap_close(void *ctx, struct vac__swapfile *f)
 {
 	(void)ctx;
-	if (f->priv && ((struct ring *)f->priv)->fd >= 0)
+	if (f->priv && ((struct ring *)f->priv)->q.fd >= 0)
 		ring_close((struct ring *)f->priv);
 	else if (f->priv)
 		queues_close((struct queues *)f->priv);
@@ -419,7 +372,7 @@ void vac__swap_io(void *ctx, struct vac__swapfile *f, bool write, struct vac__sw
 			run[i].err = -EIO;
 		return;
 	}
-	if (ring && ring->fd < 0) {
+	if (ring && ring->q.fd < 0) {
 		if (n > 1)
 			queues_io((struct queues *)f->priv, f->fd, write, run, n);
 		ring = NULL;

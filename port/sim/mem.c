@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "port/sim/device.h"
 #include "port/sim/sim.h"
 #include "port/sim/world.h"
 
@@ -179,6 +180,7 @@ void world_reset(void)
 	memset(tlb, 0, sizeof(tlb));
 	memset(&faults, 0, sizeof(faults));
 	disk_reset();
+	device_reset();
 	direct_bytes = 0;
 	vmas = 0;
 }
@@ -730,6 +732,15 @@ const struct vac__mem_ops vac__port_mem_ops = {
 	.swap_open = disk_open,
 	.swap_close = disk_close,
 	.swap_io = disk_io,
+	.io_open = device_open,
+	.io_close = device_close,
+	.io_submit = device_submit,
+	.io_cancel = device_cancel,
+	.io_collect = device_collect,
+	.io_kick = device_kick,
+	.io_buffer = device_buffer,
+	.io_file = device_file,
+	.io_file_drop = device_file_drop,
 };
 
 /* ---- A processor's access --------------------------------------------------------------------- */

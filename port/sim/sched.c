@@ -9,7 +9,8 @@
  *		     of Finding Bugs", ASPLOS 2010)
  *
  * Both are fair in the end: a thread that has run 500 steps on end while others could run gives
- * way, else a loop that waits for another thread's store would never see it.
+ * way, else a loop that waits for another thread's store would never see it; and every 131,072 steps the
+ * one that has been kept out longest goes first.
  *
  * Time: a step takes 20 ns. When nobody can run, the clock jumps to the next deadline; if there is
  * none, the run is over and somebody sleeps for ever: a finding.
@@ -28,6 +29,7 @@
 #define STACK_BYTES (128u << 10)
 #define STEP_NS 100
 #define FAIR_STEPS 500
+#define STARVED_STEPS (1u << 17)
 #define CHANGE_POINTS_MAX 32
 
 enum state { UNUSED, RUNNABLE, WAITING, DONE };
@@ -44,6 +46,7 @@ struct thread {
 	int wake_result;
 	int joined; /* thread waited for, or -1 */
 	uint32_t priority;
+	uint64_t ran_at; /* step */
 	struct vac__held held;
 };
 
@@ -254,6 +257,18 @@ static int highest(void)
 	return best;
 }
 
+/* The runnable thread that has not run for the longest time. */
+static int longest_out(void)
+{
+	int best = -1;
+
+	for (int i = 0; i < nr_threads; i++)
+		if (threads[i].state == RUNNABLE &&
+		    (best < 0 || threads[i].ran_at < threads[best].ran_at))
+			best = i;
+	return best;
+}
+
 /* The next in turn after `current`, for when no draw is asked for. */
 static int in_turn(void)
 {
@@ -296,6 +311,9 @@ static int choose(bool must)
 			threads[current].priority = --next_low;
 	if (unfair)
 		threads[current].priority = --next_low;
+	/* Several that wake each other never run for long on end, and may keep others out for ever. */
+	if (steps % STARVED_STEPS == 0)
+		threads[longest_out()].priority = threads[highest()].priority + 1;
 	return highest();
 }
 
@@ -309,6 +327,7 @@ static void decide(bool must)
 		expire();
 	}
 	must |= threads[current].state != RUNNABLE;
+	threads[current].ran_at = steps;
 	to = choose(must);
 	if (to == current)
 		return;

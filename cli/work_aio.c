@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Workload `aio`: direct I/O contexts. Each thread writes pages of a file of its own and reads them back, eight requests at
+ * a time, and has hundreds of contexts besides that idle for ever, as multipathd's did in 2012: now and then one of
+ * them is asked for an event, and answers.
+ *
+ * A thread has no request under way between two rounds, so nothing is pinned when it is parked.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "out.h"
+#include "workload.h"
+
+#define DEPTH 8u
+#define FILE_PAGES 256u
+#define REQ_BYTES ((uint64_t)2 * VAC_PAGE_BYTES)
+#define IDLE_ALL 1000u /* of all threads together */
+
+struct client {
+	struct vac_aio *ctx;
+	struct vac_aio *idle[IDLE_ALL];
+	unsigned nr_idle;
+	uint64_t asked[IDLE_ALL]; /* events that an idle one has given so far */
+	unsigned char *buf;
+	int fd;
+	uint64_t version[FILE_PAGES / 2]; /* of each stretch of REQ_BYTES, 0: never written */
+};
+
+struct aio_group {
+	struct client *client; /* [threads] */
+	bool uring;
+};
+
+static int make_file(const struct wl_run *run)
+{
+	const char *dirs[] = {run->scratch_dir, getenv("TMPDIR"), "/var/tmp", "/tmp"};
+
+	for (unsigned i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++) {
+		char path[256], link[40];
+		int fd, direct;
+
+		if (!dirs[i])
+			continue;
+		snprintf(path, sizeof(path), "%.200s/vacate-aio-XXXXXX", dirs[i]);
+		fd = mkostemp(path, O_CLOEXEC);
+		if (fd < 0)
+			continue;
+		snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+		direct = open(link, O_RDWR | O_DIRECT | O_CLOEXEC);
+		unlink(path);
+		if (direct < 0)
+			return fd;
+		close(fd);
+		return direct;
+	}
+	return -ENOENT;
+}
+
+static int setup(struct wl_group *g, const char *name, unsigned events, struct vac_aio **ctx)
+{
+	struct vac_aio_opts o = VAC_INIT(struct vac_aio_opts);
+
+	o.name = name;
+	o.events = events;
+	return vac_aio_setup(g->run->space, &o, ctx);
+}
+
+static int prepare(struct wl_group *g)
+{
+	struct aio_group *a = calloc(1, sizeof(*a));
+	unsigned idle = g->threads ? IDLE_ALL / g->threads : 0;
+	struct vac_aio_info info = VAC_INIT(struct vac_aio_info);
+	int err = 0;
+
+	if (!a)
+		return -ENOMEM;
+	g->data = a;
+	g->bytes = 0;
+	a->client = calloc(g->threads ? g->threads : 1, sizeof(*a->client));
+	if (!a->client)
+		return -ENOMEM;
+	for (unsigned i = 0; i < g->threads; i++)
+		a->client[i].fd = -1;
+	for (unsigned i = 0; i < g->threads; i++) {
+		struct client *c = &a->client[i];
+		uint64_t bytes = DEPTH * REQ_BYTES;
+
+		c->fd = make_file(g->run);
+		if (c->fd < 0) {
+			out_error("cannot make a file for 'aio': %s", strerror(-c->fd));
+			return c->fd;
+		}
+		/* Every other buffer lies in base folios. */
+		c->buf = wl_map_filled(g->run, &bytes, i & 1 ? 0 : VAC_MAP_NOHUGE, "'aio'", &err);
+		if (!c->buf)
+			return err;
+		g->bytes += bytes;
+		err = setup(g, "stress", DEPTH, &c->ctx);
+		if (err) {
+			out_error("cannot make a context: %s", vac_strerror(err));
+			return err;
+		}
+		while (c->nr_idle < idle && setup(g, "multipathd", 16, &c->idle[c->nr_idle]) == 0)
+			c->nr_idle++;
+		g->bytes += (c->nr_idle + 1) * VAC_PAGE_BYTES;
+	}
+	vac_aio_info(a->client[0].ctx, &info);
+	a->uring = info.uring;
+	return 0;
+}
+
+static uint64_t word_of(const struct wl_worker *w, unsigned stretch, uint64_t version, unsigned k)
+{
+	return wl_mix(((uint64_t)w->id << 48 | (uint64_t)stretch << 32 | version) ^ wl_mix(k));
+}
+
+/* A round of requests on stretches that differ; those never written are written, others one or the other. */
+static void do_round(struct wl_worker *w, struct client *c)
+{
+	const unsigned words = (unsigned)(REQ_BYTES / 8);
+	struct vac_aio_req q[DEPTH];
+	struct vac_aio_event e[DEPTH];
+	unsigned first = (unsigned)wl_below(w, FILE_PAGES / 2), n = 0;
+	uint64_t t0 = wl_now_ns();
+	int r;
+
+	wl_doing(w, "direct I/O", c->buf);
+	memset(q, 0, sizeof(q));
+	for (unsigned i = 0; i < DEPTH; i++) {
+		unsigned s = (first + i * 5) % (FILE_PAGES / 2);
+		uint64_t *buf = (uint64_t *)(void *)(c->buf + i * REQ_BYTES);
+		bool write = !c->version[s] || wl_below(w, 2);
+
+		q[i].op = write ? VAC_AIO_WRITE : VAC_AIO_READ;
+		q[i].fd = c->fd;
+		q[i].off = s * REQ_BYTES;
+		q[i].buf = buf;
+		q[i].len = REQ_BYTES;
+		q[i].user_data = (uint64_t)s << 8 | i;
+		c->version[s] += write;
+		for (unsigned k = 0; k < words; k++)
+			buf[k] = write ? word_of(w, s, c->version[s], k) : 0;
+	}
+	while (n < DEPTH) {
+		r = vac_aio_submit(c->ctx, q + n, DEPTH - n);
+		if (r < 0 && r != -EAGAIN) {
+			wl_fault(w->run, "aio: a submit answers: %s", vac_strerror(r));
+			break;
+		}
+		n += r > 0 ? (unsigned)r : 0;
+	}
+	for (unsigned done = 0; done < n; done += (unsigned)r) {
+		r = vac_aio_getevents(c->ctx, 1, DEPTH, e, -1);
+		if (r < 0) {
+			wl_fault(w->run, "aio: a getevents answers: %s", vac_strerror(r));
+			return;
+		}
+		for (int j = 0; j < r; j++) {
+			unsigned i = e[j].user_data & 0xff, s = (unsigned)(e[j].user_data >> 8);
+			const uint64_t *buf =
+				(const uint64_t *)(const void *)(c->buf + i * REQ_BYTES);
+
+			if (e[j].res != (int32_t)REQ_BYTES)
+				wl_fault(w->run, "aio: a request answers %d", e[j].res);
+			for (unsigned k = 0; q[i].op == VAC_AIO_READ && k < words; k++)
+				if (buf[k] != word_of(w, s, c->version[s], k)) {
+					wl_fault(w->run,
+						 "aio: %p holds %016" PRIx64
+						 ", not what the file does",
+						 (const void *)&buf[k], buf[k]);
+					break;
+				}
+		}
+	}
+	wl_op_end(w, t0, n);
+}
+
+/* One that has idled for as long as it may be. */
+static void wake_one(struct wl_worker *w, struct client *c)
+{
+	unsigned i = c->nr_idle ? (unsigned)wl_below(w, c->nr_idle) : 0;
+	struct vac_aio_req q = {.op = VAC_AIO_NOP, .user_data = c->asked[i]};
+	struct vac_aio_event e;
+
+	if (!c->nr_idle)
+		return;
+	if (vac_aio_submit(c->idle[i], &q, 1) != 1 ||
+	    vac_aio_getevents(c->idle[i], 1, 1, &e, -1) != 1 || e.user_data != c->asked[i]++)
+		wl_fault(w->run, "aio: a context that was idle does not answer");
+}
+
+static void work(struct wl_worker *w)
+{
+	struct aio_group *a = w->group->data;
+	struct client *c = &a->client[w->index];
+
+	while (wl_go(w)) {
+		do_round(w, c);
+		if (wl_below(w, 4) == 0)
+			wake_one(w, c);
+	}
+}
+
+static void release(struct wl_group *g)
+{
+	struct aio_group *a = g->data;
+
+	for (unsigned i = 0; a && a->client && i < g->threads; i++) {
+		struct client *c = &a->client[i];
+
+		while (c->nr_idle)
+			vac_aio_destroy(c->idle[--c->nr_idle]);
+		if (c->ctx)
+			vac_aio_destroy(c->ctx);
+		if (c->buf)
+			vac_unmap(g->run->space, c->buf, DEPTH * REQ_BYTES);
+		if (c->fd >= 0)
+			close(c->fd);
+	}
+	if (a)
+		free(a->client);
+	free(a);
+	g->data = NULL;
+}
+
+static void note(struct wl_group *g, char *buf, size_t len)
+{
+	const struct aio_group *a = g->data;
+
+	snprintf(buf, len, "by %s; %u idle contexts", a->uring ? "io_uring" : "threads",
+		 g->threads ? a->client[0].nr_idle * g->threads : 0);
+}
+
+const struct wl_class wl_aio = {
+	.name = "aio",
+	.what = "direct I/O contexts: reads and writes of files, and hundreds that idle for ever",
+	.latency = WL_NEITHER,
+	.prepare = prepare,
+	.work = work,
+	.release = release,
+	.note = note,
+};
