@@ -312,7 +312,7 @@ D = $(DESTDIR)
 install: all $(if $(shell command -v scdoc),man)
 	$(INSTALL) -d '$D$(BINDIR)' '$D$(INCDIR)' '$D$(LIBDIR)/pkgconfig'
 	$(INSTALL) -m 755 $B/vacate '$D$(BINDIR)'
-	$(INSTALL) -m 644 include/vacate.h include/vacate_aio.h '$D$(INCDIR)'
+	$(INSTALL) -m 644 include/vacate.h include/vacate_io.h include/vacate_aio.h '$D$(INCDIR)'
 	$(INSTALL) -m 644 $B/libvacate.a '$D$(LIBDIR)'
 	$(INSTALL) -m 755 $B/libvacate.so.$(VERSION) '$D$(LIBDIR)'
 	ln -sf libvacate.so.$(VERSION) '$D$(LIBDIR)/$(SONAME)'
