@@ -111,10 +111,11 @@ int vac__dangling(struct vac_space *s, uint32_t page)
 				vac__w_map_get(&vac__frame(pool, pfn)->word);
 				e &= ~(uint64_t)(VAC__E_TYPE | VAC__E_HOST);
 				vac__xchg(slot, e | VAC__E_PRESENT);
-				/* What the host shows there is not known: the page, or whatever
-				 * it can be made to show. If it refuses, the next touch asks. */
-				vac__host_refresh(s, page);
+				/* Counted before anybody is let in. What the host shows there is not
+				 * known: the page, or whatever it can be made to show. If it refuses,
+				 * the next touch asks. */
 				vac__stat_add(&pool->c.repaired, 1);
+				vac__host_refresh(s, page);
 				r = 0;
 			}
 			vac__folio_unlock(pool, pfn);

@@ -461,7 +461,7 @@ static void test_cycle(void **state UNUSED)
 	assert_int_equal(remote_add(&c, -2, 0), -EINVAL);
 	assert_int_equal(remote_add(&c, -1, 0x80), -EINVAL);
 	assert_int_equal(remote_add(&c, -1, VAC__CTL_ADD_FILE), -EINVAL); /* none came along */
-	assert_int_equal(remote_offline(&c, 9, 0x40, 0), -EINVAL);
+	assert_int_equal(remote_offline(&c, 9, 0x20, 0), -EINVAL);
 	assert_ok(ctl_two(&c, VAC__CTL_REMOVE, 4, 0, 0));
 	assert_int_equal(ctl_two(&c, VAC__CTL_REMOVE, 4, 0, 0), -ENOENT);
 	assert_int_equal(ctl_two(&c, VAC__CTL_REMOVE, UINT32_MAX, 0, 0), -ENOENT);
