@@ -44,7 +44,7 @@ expect 0 --list
 for n in $names; do
 	has "$tmp/out" "^$n "
 done
-[ "$(wc -l <"$tmp/out")" -eq 24 ] || fail "--list: more or fewer than 23 names"
+[ "$(wc -l <"$tmp/out")" -eq 26 ] || fail "--list: more or fewer than 25 names"
 
 expect 2 no_such_thing
 for n in $names; do
@@ -109,7 +109,7 @@ check(doc["scale"] == "tiny" and doc["runs"] == 1, "scale, runs")
 
 less = {"ns", "us", "ms", "ns/page", "ms/GiB", "bytes/frame", "a success", "mappings",
 	"us/read"}
-more = {"GB/s", "steps/s", "ops/s"}
+more = {"GB/s", "MiB/s", "steps/s", "ops/s", "reads/s"}
 seen = set()
 for r in doc["results"]:
     name = r["name"]
