@@ -178,6 +178,21 @@ static void short_beside(struct device *d)
 	work_must(r == 0, SIM_CONTENT, "an unpin", r);
 }
 
+/* A word of one of n pages. One draw a statement: the order of arguments is the compiler's. */
+static void load_any(struct writer *t, uint32_t first, uint32_t n)
+{
+	uint32_t p = first + (uint32_t)sim_below(n);
+
+	work_load(t, p, (uint32_t)sim_below(WORDS));
+}
+
+static void store_any(struct writer *t, uint32_t first, uint32_t n)
+{
+	uint32_t p = first + (uint32_t)sim_below(n);
+
+	work_store(t, p, (uint32_t)sim_below(WORDS));
+}
+
 static void relocatable(struct writer *t)
 {
 	struct vac_pin_opts o = VAC_INIT(struct vac_pin_opts);
@@ -214,10 +229,9 @@ static void relocatable(struct writer *t)
 	for (uint64_t i = 2 + sim_below(12); i; i--) {
 		transfer(d);
 		if (sim_one_in(3))
-			work_load(t, d->first + (uint32_t)sim_below(n), (uint32_t)sim_below(WORDS));
+			load_any(t, d->first, n);
 		if (sim_one_in(3))
-			work_store(t, d->first + (uint32_t)sim_below(n),
-				   (uint32_t)sim_below(WORDS));
+			store_any(t, d->first, n);
 		if (sim_one_in(3))
 			sim_sleep(sim_below(100000));
 		if (!world.calm && sim_one_in(12))
@@ -279,7 +293,7 @@ static void long_pin(struct writer *t)
 	if (o.flags & VAC_PIN_STRICT)
 		check_zone(handle);
 	for (uint64_t k = sim_below(4); k; k--) {
-		work_store(t, p + (uint32_t)sim_below(n), (uint32_t)sim_below(WORDS));
+		store_any(t, p, n);
 		sim_sleep(sim_below(50000));
 	}
 	for (uint32_t k = 0; k < n; k++)

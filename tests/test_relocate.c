@@ -706,7 +706,7 @@ static void test_fork_beside(void **state UNUSED)
 	hold(&h, s, m, 40 * P, "ring");
 	for (int round = 0; round < 6; round++) {
 		struct offliner o = {pool, t_page(s, m).block, 1};
-		int pid, status;
+		int pid, status = -1;
 
 		team_start(&t, 1, one_offline, &o);
 		pid = fork();

@@ -14,8 +14,9 @@ valgrind -q /bin/true >"$tmp/log" 2>&1 || { cat "$tmp/log"; skip 'valgrind runs 
 # thread that waits for another to let a lock go may then never get it. --fair-sched takes them in order.
 check() { valgrind --fair-sched=yes --vex-iropt-register-updates=allregs-at-mem-access --error-exitcode=9 "$@"; }
 
-# A pool with a space of 1 GiB and addresses for 4 GiB of memory: not one complaint.
-check --leak-check=full "$tmp/target" exit 16 1 4 >"$tmp/out" 2>"$tmp/log" ||
+# A pool with a space of 1 GiB and addresses for 4 GiB of memory: not one complaint. The program ends with the
+# pool open, and its threads running, whose stacks' descriptors memcheck calls possibly lost.
+check --leak-check=full --errors-for-leak-kinds=definite,indirect "$tmp/target" exit 16 1 4 >"$tmp/out" 2>"$tmp/log" ||
 	{ rc=$?; cat "$tmp/log"; fail "memcheck: exit status $rc"; }
 [ -n "$(value ready)" ] || fail 'the program did not get far'
 if echo '#include <valgrind/memcheck.h>' | ${CC:-gcc} -E - >/dev/null 2>&1; then
