@@ -27,6 +27,7 @@ struct holder {
 	_Atomic int answer_once; /* before that, once */
 	_Atomic bool out_of_order, still;
 	bool unpins, waits;
+	_Atomic bool unpinned; /* by a callback, and that is over */
 	sem_t begun, go_on;
 	uint64_t pin;
 };
@@ -45,6 +46,7 @@ static int quiesce(void *ctx, uint64_t pin)
 	}
 	if (h->unpins) {
 		MUST(vac_unpin(h->pool, pin) == 0);
+		h->unpinned = true;
 		return 0;
 	}
 	if (once)
@@ -78,9 +80,18 @@ static int let_go(void *ctx, uint64_t pin)
 	struct holder *h = ctx;
 
 	h->revoked++;
-	if (h->answer == 0 && h->unpins)
+	if (h->answer == 0 && h->unpins) {
 		MUST(vac_unpin(h->pool, pin) == 0);
+		h->unpinned = true;
+	}
 	return h->answer;
+}
+
+/* The block may have gone when the pin was, a little before its callback is at its end. */
+static void wait_unpinned(struct holder *h)
+{
+	while (!h->unpinned)
+		sleep_ms(1);
 }
 
 static const struct vac_relocate_ops ops = {.size = sizeof(ops),
@@ -344,6 +355,7 @@ static void test_unpin_inside(void **state UNUSED)
 	hold(&h, s, m, P, "leaves");
 	h.unpins = true;
 	assert_ok(t_offline(pool, t_page(s, m).block, 60000, NULL));
+	wait_unpinned(&h);
 	assert_int_equal(h.quiesced, 1);
 	assert_int_equal(h.resumed + h.repointed, 0);
 	assert_int_equal(vac_unpin(pool, h.pin), -EINVAL);
@@ -524,6 +536,8 @@ static void test_revoke(void **state UNUSED)
 			assert_int_equal(h.revoked, 1);
 			if (kind)
 				assert_ok(vac_unpin(pool, pin));
+			else
+				wait_unpinned(&h);
 		}
 		t_close(pool);
 	}
