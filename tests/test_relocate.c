@@ -26,7 +26,7 @@ struct holder {
 	_Atomic int answer;      /* of quiesce() and revoke() */
 	_Atomic int answer_once; /* before that, once */
 	_Atomic bool out_of_order, still;
-	bool unpins, waits;
+	_Atomic bool unpins, waits;
 	_Atomic bool unpinned; /* by a callback, and that is over */
 	sem_t begun, go_on;
 	uint64_t pin;
