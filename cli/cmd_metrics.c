@@ -5,6 +5,7 @@
  */
 #include <getopt.h>
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,13 +156,13 @@ static int name_holders(struct metrics *m)
 	return 0;
 }
 
-/* A label's value: quotes and backslashes are escaped, and there are no others that matter. */
+/* A label's value, escaped as OpenMetrics has it: anybody may name a control group with a line feed in it. */
 static void label(const char *s)
 {
 	for (; *s; s++) {
-		if (*s == '"' || *s == '\\')
+		if (*s == '"' || *s == '\\' || *s == '\n')
 			putchar('\\');
-		putchar(*s);
+		putchar(*s == '\n' ? 'n' : *s);
 	}
 }
 
@@ -178,6 +179,19 @@ static void family(const char *name, const char *unit, const char *help)
 	printf("# HELP %s %s\n", name, help);
 }
 
+/* A family of one value a cell: frames, at `offset` in it. */
+static void amounts(const struct metrics *m, const char *name, const char *help, size_t offset)
+{
+	family(name, "bytes", help);
+	for (unsigned i = 0; i < m->n_cells; i++) {
+		const void *frames = (const char *)&m->cell[i] + offset;
+
+		fputs(name, stdout);
+		where(&m->cell[i]);
+		printf("} %" PRIu64 "\n", *(const uint64_t *)frames * m->h->page_bytes);
+	}
+}
+
 static void print(const struct metrics *m)
 {
 	uint64_t page = m->h->page_bytes;
@@ -190,26 +204,14 @@ static void print(const struct metrics *m)
 			printf(",class=\"%s\"} %" PRIu64 "\n", host_class_name(c),
 			       m->cell[i].frames[c] * page);
 		}
-	family("vacate_host_online_bytes", "bytes", "Memory that is online.");
-	for (unsigned i = 0; i < m->n_cells; i++) {
-		fputs("vacate_host_online_bytes", stdout);
-		where(&m->cell[i]);
-		printf("} %" PRIu64 "\n", m->cell[i].online * page);
-	}
-	family("vacate_host_removable_bytes", "bytes",
-	       "Memory in blocks of which each by itself would go offline now.");
-	for (unsigned i = 0; i < m->n_cells; i++) {
-		fputs("vacate_host_removable_bytes", stdout);
-		where(&m->cell[i]);
-		printf("} %" PRIu64 "\n", m->cell[i].removable * page);
-	}
-	family("vacate_host_hugetlb_reserved_bytes", "bytes",
-	       "Free huge pages in blocks that were promised to mappings.");
-	for (unsigned i = 0; i < m->n_cells; i++) {
-		fputs("vacate_host_hugetlb_reserved_bytes", stdout);
-		where(&m->cell[i]);
-		printf("} %" PRIu64 "\n", m->cell[i].reserved * page);
-	}
+	amounts(m, "vacate_host_online_bytes", "Memory that is online.",
+		offsetof(struct cell, online));
+	amounts(m, "vacate_host_removable_bytes",
+		"Memory in blocks of which each by itself would go offline now.",
+		offsetof(struct cell, removable));
+	amounts(m, "vacate_host_hugetlb_reserved_bytes",
+		"Free huge pages in blocks that were promised to mappings.",
+		offsetof(struct cell, reserved));
 	family("vacate_host_blocks", NULL, "Memory blocks by what offline would do with them now.");
 	for (unsigned i = 0; i < m->n_cells; i++)
 		for (enum host_verdict v = 0; v < HOST_VERDICTS; v++) {

@@ -467,10 +467,10 @@ struct vac_pool {
 	struct vac__free_list resv;                       /* of pageblocks, through resv_next */
 	_Atomic uint64_t nr_total, nr_free, nr_resv, nr_isolated; /* written under zone */
 	_Atomic uint64_t nr_quar;                                 /* likewise */
-	_Atomic uint64_t nr_freed;   /* likewise: times that frames have become free */
-	_Atomic uint64_t nr_pb_free; /* likewise: whole pageblocks on the free lists */
+	_Atomic uint64_t nr_freed;              /* likewise: times that frames have become free */
+	_Atomic uint64_t nr_pb_free;            /* likewise: whole pageblocks on the free lists */
+	_Atomic uint64_t nr_movable, nr_normal; /* likewise: frames online, by zone */
 	uint32_t long_pb; /* zone lock: where the next page goes that is pinned for long, or none */
-	_Atomic uint64_t nr_movable, nr_normal; /* frames online, by zone; likewise */
 	uint32_t draining; /* zone lock: the pageblock that compaction empties, or none */
 	_Atomic uint64_t nr_pb_huge, nr_pb_base;
 	_Atomic uint32_t said_base;     /* 1: the log knows that there are 4 KiB host pages */
