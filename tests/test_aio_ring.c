@@ -25,7 +25,7 @@ static struct vac_aio *setup(struct vac_space *s, unsigned events, const char *n
 	o.name = name;
 	o.events = events;
 	o.flags = flags;
-	MUST(vac_aio_setup(s, &o, &ctx) == 0);
+	MUST_OK(vac_aio_setup(s, &o, &ctx));
 	return ctx;
 }
 
@@ -33,7 +33,7 @@ static struct vac_aio_info info(struct vac_aio *ctx)
 {
 	struct vac_aio_info i = VAC_INIT(struct vac_aio_info);
 
-	MUST(vac_aio_info(ctx, &i) == 0);
+	MUST_OK(vac_aio_info(ctx, &i));
 	return i;
 }
 
@@ -332,7 +332,7 @@ static void living(struct member *m)
 			for (unsigned i = 0; i < n; i++)
 				MUST(e[i].user_data == i && e[i].res == (int)i);
 		}
-		MUST(vac_aio_destroy(ctx) == 0);
+		MUST_OK(vac_aio_destroy(ctx));
 		atomic_fetch_add(&m->team->rounds, 1);
 	}
 	free(buf);
@@ -382,7 +382,7 @@ static void reader(struct member *m)
 	}
 	for (unsigned i = 0; i < 4; i++)
 		MUST(vac_aio_getevents(ctx, 1, 1, &e, -1) == 1);
-	MUST(vac_aio_destroy(ctx) == 0);
+	MUST_OK(vac_aio_destroy(ctx));
 }
 
 static void test_direct_io_2005(void **state UNUSED)

@@ -359,10 +359,10 @@ static void case_touch_too_much(void)
 	void *m;
 
 	so.bytes = MIB(4);
-	MUST(vac_pool_open(&o, &p) == 0);
-	MUST(vac_block_online(p, vac_block_add(p, NULL), VAC_ZONE_MOVABLE) == 0);
-	MUST(vac_space_create(p, &so, &s) == 0);
-	MUST(vac_map(s, NULL, MIB(4), RW, 0, &m) == 0);
+	MUST_OK(vac_pool_open(&o, &p));
+	MUST_OK(vac_block_online(p, vac_block_add(p, NULL), VAC_ZONE_MOVABLE));
+	MUST_OK(vac_space_create(p, &so, &s));
+	MUST_OK(vac_map(s, NULL, MIB(4), RW, 0, &m));
 	memset(m, 1, MIB(2));
 	((volatile char *)m)[MIB(3)] = 1;
 }
@@ -446,7 +446,7 @@ static void case_no_addresses(void)
 	unsigned maps;
 
 	o.max_bytes = MIB(128);
-	MUST(vac_pool_open(&o, &p) == 0);
+	MUST_OK(vac_pool_open(&o, &p));
 	MUST(setrlimit(RLIMIT_AS, &l) == 0);
 	maps = maps_total();
 	so.bytes = (uint64_t)1 << 30;
@@ -494,11 +494,11 @@ static void case_full_cgroup(void)
 	uint64_t h;
 
 	so.bytes = MIB(256);
-	MUST(vac_pool_open(&o, &p) == 0);
+	MUST_OK(vac_pool_open(&o, &p));
 	for (int i = 0; i < 16; i++)
 		MUST(t_online(p, vac_block_add(p, NULL)) == 0);
-	MUST(vac_space_create(p, &so, &s) == 0);
-	MUST(vac_map(s, NULL, MIB(256), RW, 0, &m) == 0);
+	MUST_OK(vac_space_create(p, &so, &s));
+	MUST_OK(vac_map(s, NULL, MIB(256), RW, 0, &m));
 	step_done('0'); /* in a cgroup with room for CG_ROOM from here on */
 	while (good < MIB(256) && vac_advise(s, (char *)m + good, HUGE, VAC_ADV_WILLNEED) == 0) {
 		pat_fill((char *)m + good, HUGE, good);
@@ -516,7 +516,7 @@ static void case_full_cgroup(void)
 	else
 		bus = true;
 	MUST(bus);
-	MUST(vac_pool_check(p, NULL, 0) == 0);
+	MUST_OK(vac_pool_check(p, NULL, 0));
 	for (size_t at = 0; at < good; at += HUGE)
 		MUST(pat_bad((char *)m + at, HUGE, at) == -1);
 	/* A block may not be moved if that takes memory that is not there. It stays, whole. */
@@ -530,8 +530,8 @@ static void case_full_cgroup(void)
 	for (size_t at = 0; at < good; at += HUGE)
 		MUST(pat_bad((char *)m + at, HUGE, at) == -1);
 	/* What is given back can be had again. */
-	MUST(vac_unmap(s, m, MIB(32)) == 0);
-	MUST(vac_advise(s, (char *)m + good, HUGE, VAC_ADV_WILLNEED) == 0);
+	MUST_OK(vac_unmap(s, m, MIB(32)));
+	MUST_OK(vac_advise(s, (char *)m + good, HUGE, VAC_ADV_WILLNEED));
 	MUST(zero_bad((char *)m + good, HUGE) == -1);
 	for (int id = 0; id < 16; id++) {
 		int r = t_offline(p, id, 2000, NULL);
@@ -541,8 +541,8 @@ static void case_full_cgroup(void)
 	}
 	for (size_t at = MIB(32); at < good; at += HUGE)
 		MUST(pat_bad((char *)m + at, HUGE, at) == -1);
-	MUST(vac_pool_check(p, NULL, 0) == 0);
-	MUST(vac_pool_close(p) == 0);
+	MUST_OK(vac_pool_check(p, NULL, 0));
+	MUST_OK(vac_pool_close(p));
 }
 
 static void test_full_cgroup(void **state UNUSED)

@@ -367,7 +367,7 @@ static void owner(struct member *m)
 			     0);
 			seed[at] = rnd(&m->rnd) | 1;
 			pat_fill(p, VAC_PAGE_BYTES, seed[at]);
-			MUST(vac_unpin(st->pool, pin) == 0);
+			MUST_OK(vac_unpin(st->pool, pin));
 		}
 		for (unsigned i = 0; i < n; i++)
 			MUST((seed[at + i]

@@ -312,7 +312,7 @@ static void fill_and_drop(struct member *m)
 
 	while (!m->team->stop) {
 		memset(mine, (int)m->nr, MIB(4));
-		MUST(vac_advise(go.space, mine + MIB(1), MIB(2), VAC_ADV_DONTNEED) == 0);
+		MUST_OK(vac_advise(go.space, mine + MIB(1), MIB(2), VAC_ADV_DONTNEED));
 		m->team->rounds++;
 	}
 }

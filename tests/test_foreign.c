@@ -375,7 +375,7 @@ static enum outcome splice_some(struct worker *w, char *at, size_t n, bool drop)
 	pat_fill(at, n * P, seed);
 	r = vmsplice(w->p[1], &v, 1, 0);
 	if (drop)
-		MUST(vac_unmap(g.space, at, n * P) == 0);
+		MUST_OK(vac_unmap(g.space, at, n * P));
 	if (r <= 0)
 		return refused(r < 0 ? -errno : -EAGAIN);
 	pause_us((unsigned)below(w, 400));

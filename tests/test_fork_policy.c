@@ -260,12 +260,12 @@ static void churn(struct member *m)
 		void *p;
 		uint64_t pin;
 
-		MUST(vac_map(t->space, NULL, MIB(1), RW, VAC_MAP_NOHUGE, &p) == 0);
+		MUST_OK(vac_map(t->space, NULL, MIB(1), RW, VAC_MAP_NOHUGE, &p));
 		memset(p, 3, 4 * P);
-		MUST(vac_pin(t->space, p, P, VAC_PIN_WRITE, "churn", &pin) == 0);
-		MUST(vac_protect(t->space, p, P, VAC_PROT_READ) == 0);
-		MUST(vac_unpin(t->pool, pin) == 0);
-		MUST(vac_unmap(t->space, p, MIB(1)) == 0);
+		MUST_OK(vac_pin(t->space, p, P, VAC_PIN_WRITE, "churn", &pin));
+		MUST_OK(vac_protect(t->space, p, P, VAC_PROT_READ));
+		MUST_OK(vac_unpin(t->pool, pin));
+		MUST_OK(vac_unmap(t->space, p, MIB(1)));
 		m->team->rounds++;
 	}
 }
@@ -352,7 +352,7 @@ static void read_pinned(struct member *m)
 
 		MUST(pread(t->fd, to, READ_BYTES, (off_t)(i % 5 * READ_BYTES)) ==
 		     (ssize_t)READ_BYTES);
-		MUST(vac_unpin(t->pool, pin) == 0);
+		MUST_OK(vac_unpin(t->pool, pin));
 		m->team->rounds++;
 	}
 }
@@ -412,7 +412,7 @@ static void hold_and_wait(struct member *m)
 	m->team->rounds++;
 	while (!m->team->stop)
 		sleep_ms(1);
-	MUST(vac_unpin(t->pool, pin) == 0);
+	MUST_OK(vac_unpin(t->pool, pin));
 }
 
 /* One that is held for ever delays a fork by the gate's timeout, and not those of the thread itself. */
@@ -522,12 +522,12 @@ static void case_in_handler(void)
 		for (size_t k = 0; !forked_pid; k++) {
 			m[k * P % MIB(2)] = 1;
 			if (k % 512 == 511)
-				MUST(vac_advise(poked_space, m, MIB(2), VAC_ADV_DONTNEED) == 0);
+				MUST_OK(vac_advise(poked_space, m, MIB(2), VAC_ADV_DONTNEED));
 		}
 		MUST(wait_for(forked_pid) == 0);
 	}
 	MUST(logged == 0);
-	MUST(vac_pool_check(pool, NULL, 0) == 0);
+	MUST_OK(vac_pool_check(pool, NULL, 0));
 }
 
 static void test_in_handler(void **state UNUSED)
@@ -573,7 +573,7 @@ static void case_signals_wait(void)
 	while (handler_writes < 10)
 		sleep_ms(1);
 	MUST(logged == 0);
-	MUST(vac_pool_check(pool, NULL, 0) == 0);
+	MUST_OK(vac_pool_check(pool, NULL, 0));
 }
 
 static void test_signals_wait(void **state UNUSED)

@@ -32,8 +32,8 @@ static void case_fork_fails(void)
 		memset(m, i, HUGE);
 	}
 	MUST(logged == 0);
-	MUST(vac_pool_check(pool, NULL, 0) == 0);
-	MUST(vac_pool_close(pool) == 0);
+	MUST_OK(vac_pool_check(pool, NULL, 0));
+	MUST_OK(vac_pool_close(pool));
 }
 
 static void test_fork_fails(void **state UNUSED)
@@ -86,8 +86,8 @@ static void case_no_room(void)
 
 		MUST(wait(&status) > 0 && status == 0);
 	}
-	MUST(vac_pool_check(pool, NULL, 0) == 0);
-	MUST(vac_pool_close(pool) == 0);
+	MUST_OK(vac_pool_check(pool, NULL, 0));
+	MUST_OK(vac_pool_close(pool));
 }
 
 static void test_no_room(void **state UNUSED)
@@ -112,7 +112,7 @@ static void case_full_cgroup(void)
 	memset(m, 1, MIB(48));
 	denied(m);
 	MUST(logged == 1 && strstr(last_log, "no memory"));
-	MUST(vac_unmap(space, m + MIB(4), MIB(44)) == 0);
+	MUST_OK(vac_unmap(space, m + MIB(4), MIB(44)));
 	for (int id = 15; id > 4; id--)
 		MUST(t_offline(pool, id, 0, NULL) == 0);
 	if (fork() == 0)
@@ -123,7 +123,7 @@ static void case_full_cgroup(void)
 		MUST(wait(&status) > 0 && status == 0);
 	}
 	MUST(logged == 1);
-	MUST(vac_pool_close(pool) == 0);
+	MUST_OK(vac_pool_close(pool));
 }
 
 static void test_full_cgroup(void **state UNUSED)
@@ -206,8 +206,8 @@ static void case_handlers(void)
 		_exit(m[2] != 6);
 	status = wait_for(pid);
 	MUST(status == 0 && logged == 1);
-	MUST(vac_pool_check(pool, NULL, 0) == 0);
-	MUST(vac_pool_close(pool) == 0);
+	MUST_OK(vac_pool_check(pool, NULL, 0));
+	MUST_OK(vac_pool_close(pool));
 }
 
 static void test_handlers(void **state UNUSED)
@@ -227,7 +227,7 @@ static void case_handler_of_many(void)
 	size_t step = 16 * P;
 
 	for (size_t off = step; off < MIB(8); off += 2 * step)
-		MUST(vac_protect(space, m + off, step, VAC_PROT_READ) == 0);
+		MUST_OK(vac_protect(space, m + off, step, VAC_PROT_READ));
 	alarm(60);
 	for (unsigned i = 0; i < 10; i++) {
 		for (size_t off = 0; off < MIB(8); off += 2 * step)
@@ -239,8 +239,8 @@ static void case_handler_of_many(void)
 		for (size_t off = 0; off < MIB(8); off += 2 * step)
 			MUST(m[off + step - 1] == (char)i);
 	}
-	MUST(vac_pool_check(pool, NULL, 0) == 0);
-	MUST(vac_pool_close(pool) == 0);
+	MUST_OK(vac_pool_check(pool, NULL, 0));
+	MUST_OK(vac_pool_close(pool));
 }
 
 static void test_handler_of_many(void **state UNUSED)

@@ -458,7 +458,7 @@ static void touch_and_drop(struct member *m)
 			iso.got_while_isolated++;
 		}
 		iso.got++;
-		MUST(vac_advise(iso.space, mem, MIB(2), VAC_ADV_DONTNEED) == 0);
+		MUST_OK(vac_advise(iso.space, mem, MIB(2), VAC_ADV_DONTNEED));
 		m->team->rounds++;
 	}
 }
@@ -487,7 +487,7 @@ static void test_offline_hammer(void **state UNUSED)
 		sleep_ms(1);
 		iso.period++;
 		if (cycles % 2) {
-			MUST(vac_block_remove(iso.pool, id) == 0);
+			MUST_OK(vac_block_remove(iso.pool, id));
 			MUST(vac_block_add(iso.pool, NULL) == id);
 		}
 		MUST(t_online(iso.pool, id) == 0);

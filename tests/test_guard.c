@@ -239,13 +239,13 @@ static void busybody(struct member *m)
 	void *p;
 
 	while (!m->team->stop) {
-		MUST(vac_map(b->space, NULL, MIB(2), RW, m->nr % 2 ? VAC_MAP_NOHUGE : 0, &p) == 0);
+		MUST_OK(vac_map(b->space, NULL, MIB(2), RW, m->nr % 2 ? VAC_MAP_NOHUGE : 0, &p));
 		poke(p);
-		MUST(vac_pin(b->space, (char *)p + 100, 8192, VAC_PIN_WRITE, "busy", &pin) == 0);
+		MUST_OK(vac_pin(b->space, (char *)p + 100, 8192, VAC_PIN_WRITE, "busy", &pin));
 		MUST(vac_page_info(b->space, p, &info) == 0 && info.pins > 0);
-		MUST(vac_unpin(b->pool, pin) == 0);
+		MUST_OK(vac_unpin(b->pool, pin));
 		MUST(vac_protect(b->space, p, 8192, VAC_PROT_READ) == 0 || errno);
-		MUST(vac_unmap(b->space, p, MIB(2)) == 0);
+		MUST_OK(vac_unmap(b->space, p, MIB(2)));
 		rotate(b->pool, 1 + m->nr, 200);
 		m->team->rounds++;
 	}
@@ -328,27 +328,27 @@ static void arguments_in_pool(struct in_pool *p, struct arguments *a, int block)
 	MUST(vac_page_info(p->space, a, &a->page_info) == 0 && a->page_info.present);
 	absent(p, a);
 	strcpy(a->name, "owner in the pool");
-	MUST(vac_pin(p->space, a, sizeof(*a), VAC_PIN_WRITE, a->name, &a->pin) == 0);
-	MUST(vac_unpin(p->pool, a->pin) == 0);
+	MUST_OK(vac_pin(p->space, a, sizeof(*a), VAC_PIN_WRITE, a->name, &a->pin));
+	MUST_OK(vac_unpin(p->pool, a->pin));
 	absent(p, a); /* the answer is what fills the page in */
-	MUST(vac_pin(p->space, a, 1, VAC_PIN_READ, NULL, &a->pin) == 0);
-	MUST(vac_unpin(p->pool, a->pin) == 0);
+	MUST_OK(vac_pin(p->space, a, 1, VAC_PIN_READ, NULL, &a->pin));
+	MUST_OK(vac_unpin(p->pool, a->pin));
 	a->stats.size = sizeof(a->stats);
 	MUST(vac_pool_stats(p->pool, &a->stats) == 0 && a->stats.spaces > 0);
 	a->block_info.size = sizeof(a->block_info);
 	MUST(vac_block_info(p->pool, block, &a->block_info) == 0 && a->block_info.id == block);
 	absent(p, a);
-	MUST(vac_map(p->space, NULL, MIB(2), RW, 0, &a->mem) == 0);
-	MUST(vac_unmap(p->space, a->mem, MIB(2)) == 0);
+	MUST_OK(vac_map(p->space, NULL, MIB(2), RW, 0, &a->mem));
+	MUST_OK(vac_unmap(p->space, a->mem, MIB(2)));
 	absent(p, a);
 	strcpy(a->name, "space in the pool");
 	a->space_opts.size = sizeof(a->space_opts);
 	a->space_opts.name = a->name;
 	a->space_opts.bytes = MIB(4);
-	MUST(vac_space_create(p->pool, &a->space_opts, &a->space) == 0);
-	MUST(vac_space_destroy(a->space) == 0);
+	MUST_OK(vac_space_create(p->pool, &a->space_opts, &a->space));
+	MUST_OK(vac_space_destroy(a->space));
 	absent(p, a);
-	MUST(vac_report_block(p->pool, block, &a->report) == 0);
+	MUST_OK(vac_report_block(p->pool, block, &a->report));
 	if (vac_report_count(a->report) > 0)
 		vac_report_owner(a->report, 0, 0, &a->owner);
 	vac_report_free(a->report);
@@ -358,7 +358,7 @@ static void arguments_in_pool(struct in_pool *p, struct arguments *a, int block)
 	a->offline_result.size = sizeof(a->offline_result);
 	if (vac_block_offline(p->pool, block, &a->offline_opts, &a->offline_result) == 0) {
 		MUST(a->offline_result.report == NULL);
-		MUST(vac_block_online(p->pool, block, VAC_ZONE_MOVABLE) == 0);
+		MUST_OK(vac_block_online(p->pool, block, VAC_ZONE_MOVABLE));
 	} else {
 		vac_report_free(a->offline_result.report);
 	}
@@ -433,12 +433,12 @@ __attribute__((noinline)) static void victim_round(struct busy *b)
 	uint64_t pin;
 	void *p;
 
-	MUST(vac_map(b->space, NULL, MIB(2), RW, VAC_MAP_NOHUGE, &p) == 0);
+	MUST_OK(vac_map(b->space, NULL, MIB(2), RW, VAC_MAP_NOHUGE, &p));
 	poke(p);
-	MUST(vac_pin(b->space, p, VAC_PAGE_BYTES, 0, "victim", &pin) == 0);
-	MUST(vac_unpin(b->pool, pin) == 0);
+	MUST_OK(vac_pin(b->space, p, VAC_PAGE_BYTES, 0, "victim", &pin));
+	MUST_OK(vac_unpin(b->pool, pin));
 	rotate(b->pool, 2, 200);
-	MUST(vac_unmap(b->space, p, MIB(2)) == 0);
+	MUST_OK(vac_unmap(b->space, p, MIB(2)));
 }
 
 static void *deferred_victim(void *arg)
@@ -525,13 +525,13 @@ static void hammer(struct member *m)
 	void *p;
 
 	while (!m->team->stop) {
-		MUST(vac_map(b->space, NULL, MIB(2), RW, m->nr % 2 ? VAC_MAP_NOHUGE : 0, &p) == 0);
+		MUST_OK(vac_map(b->space, NULL, MIB(2), RW, m->nr % 2 ? VAC_MAP_NOHUGE : 0, &p));
 		memset(p, (int)m->nr + 1, 8 * VAC_PAGE_BYTES);
-		MUST(vac_pin(b->space, p, VAC_PAGE_BYTES, 0, "hammer", &pin) == 0);
+		MUST_OK(vac_pin(b->space, p, VAC_PAGE_BYTES, 0, "hammer", &pin));
 		for (unsigned i = 0; i < 64; i++)
 			atomic_fetch_add(&hot[rnd(&m->rnd) % HOT_PAGES * (VAC_PAGE_BYTES / 8)], 1);
-		MUST(vac_unpin(b->pool, pin) == 0);
-		MUST(vac_unmap(b->space, p, MIB(2)) == 0);
+		MUST_OK(vac_unpin(b->pool, pin));
+		MUST_OK(vac_unmap(b->space, p, MIB(2)));
 		m->team->rounds++;
 	}
 }
@@ -718,12 +718,12 @@ static void case_setup(void)
 	void *p;
 
 	po.block_bytes = MIB(4);
-	MUST(vac_pool_open(&po, &c.pool) == 0);
+	MUST_OK(vac_pool_open(&po, &c.pool));
 	for (int i = 0; i < 2; i++)
-		MUST(vac_block_online(c.pool, vac_block_add(c.pool, NULL), VAC_ZONE_MOVABLE) == 0);
+		MUST_OK(vac_block_online(c.pool, vac_block_add(c.pool, NULL), VAC_ZONE_MOVABLE));
 	so.bytes = MIB(32);
-	MUST(vac_space_create(c.pool, &so, &c.space) == 0);
-	MUST(vac_map(c.space, NULL, MIB(4), RW, 0, &p) == 0);
+	MUST_OK(vac_space_create(c.pool, &so, &c.space));
+	MUST_OK(vac_map(c.space, NULL, MIB(4), RW, 0, &p));
 	c.mem = p;
 	memset(c.mem, 1, MIB(4));
 }
@@ -731,7 +731,7 @@ static void case_setup(void)
 static void case_unmapped(void)
 {
 	case_setup();
-	MUST(vac_unmap(c.space, c.mem + MIB(1), VAC_PAGE_BYTES) == 0);
+	MUST_OK(vac_unmap(c.space, c.mem + MIB(1), VAC_PAGE_BYTES));
 	poke(c.mem + MIB(1) - 1);
 	poke(c.mem + MIB(1) + VAC_PAGE_BYTES);
 	dprintf(2, "so far\n");
@@ -747,7 +747,7 @@ static void case_never_mapped(void)
 static void case_read_only(void)
 {
 	case_setup();
-	MUST(vac_protect(c.space, c.mem, MIB(2), VAC_PROT_READ) == 0);
+	MUST_OK(vac_protect(c.space, c.mem, MIB(2), VAC_PROT_READ));
 	MUST(peek(c.mem) == 1);
 	poke(c.mem + MIB(2));
 	dprintf(2, "so far\n");
@@ -757,21 +757,21 @@ static void case_read_only(void)
 static void case_no_access(void)
 {
 	case_setup();
-	MUST(vac_protect(c.space, c.mem, MIB(2), VAC_PROT_NONE) == 0);
+	MUST_OK(vac_protect(c.space, c.mem, MIB(2), VAC_PROT_NONE));
 	MUST(peek(c.mem) == 2);
 }
 
 static void case_space_gone(void)
 {
 	case_setup();
-	MUST(vac_space_destroy(c.space) == 0);
+	MUST_OK(vac_space_destroy(c.space));
 	poke(c.mem);
 }
 
 static void case_pool_gone(void)
 {
 	case_setup();
-	MUST(vac_pool_close(c.pool) == 0);
+	MUST_OK(vac_pool_close(c.pool));
 	poke(c.mem);
 }
 
@@ -780,7 +780,7 @@ static void case_no_memory(void)
 	void *p;
 
 	case_setup();
-	MUST(vac_map(c.space, NULL, MIB(16), RW, 0, &p) == 0);
+	MUST_OK(vac_map(c.space, NULL, MIB(16), RW, 0, &p));
 	memset(p, 1, MIB(16));
 }
 
@@ -821,15 +821,15 @@ static void case_handlers(void)
 		poke(c.mem + MIB(5));
 	MUST(seen.si_signo == SIGSEGV && seen.si_addr == c.mem + MIB(5));
 	/* No memory: and the same touch again once there is some. */
-	MUST(vac_map(c.space, NULL, MIB(4), RW, VAC_MAP_POPULATE, &p) == 0);
-	MUST(vac_map(c.space, NULL, MIB(2), RW, 0, &p) == 0);
+	MUST_OK(vac_map(c.space, NULL, MIB(4), RW, VAC_MAP_POPULATE, &p));
+	MUST_OK(vac_map(c.space, NULL, MIB(2), RW, 0, &p));
 	if (!sigsetjmp(back, 1))
 		poke(p);
 	MUST(seen.si_signo == SIGBUS && seen.si_addr == p && seen.si_code == BUS_ADRERR);
-	MUST(vac_unmap(c.space, c.mem, MIB(2)) == 0);
+	MUST_OK(vac_unmap(c.space, c.mem, MIB(2)));
 	poke(p);
 	MUST(blocked_signals() == before);
-	MUST(vac_pool_close(c.pool) == 0);
+	MUST_OK(vac_pool_close(c.pool));
 }
 
 static void dies(const char *name, int sig, const char *said)

@@ -136,7 +136,7 @@ static int take_found(void *ctx, const struct vac_blocker *b)
 	struct found *f = ctx;
 
 	f->cls = b->cls;
-	MUST(vac_report_owner(f->report, f->n++, 0, &f->who) == 0);
+	MUST_OK(vac_report_owner(f->report, f->n++, 0, &f->who));
 	return 0;
 }
 
@@ -226,7 +226,7 @@ static void release_later(struct member *m)
 	struct releaser *r = m->arg;
 
 	sleep_ms(r->ms);
-	MUST(vac_unpin(r->pool, r->pin) == 0);
+	MUST_OK(vac_unpin(r->pool, r->pin));
 }
 
 /* Short pins of others are waited for; a long one, and one that lasts, are not: -EBUSY. */
@@ -315,15 +315,15 @@ static void pin_and_write(struct member *m)
 		uint64_t pin;
 
 		m->rnd = m->rnd * 6364136223846793005u + 1442695040888963407u;
-		MUST(vac_pin(b->space, mine + at * P, 3 * P + 8, VAC_PIN_LONGTERM | VAC_PIN_WRITE,
-			     "worker", &pin) == 0);
+		MUST_OK(vac_pin(b->space, mine + at * P, 3 * P + 8,
+				VAC_PIN_LONGTERM | VAC_PIN_WRITE, "worker", &pin));
 		for (unsigned i = 0; i < 4; i++) {
 			uint64_t *w = (uint64_t *)(mine + (at + i) * P);
 
 			*w = ++n;
 			MUST(*(volatile uint64_t *)w == n);
 		}
-		MUST(vac_unpin(pool, pin) == 0);
+		MUST_OK(vac_unpin(pool, pin));
 		m->team->rounds++;
 	}
 }

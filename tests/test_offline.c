@@ -428,7 +428,7 @@ static void test_cancel(void **state UNUSED)
 			MUST(t_block(pool, id).state == VAC_BLOCK_ONLINE);
 		}
 		if ((cancelled + done) % 16 == 0)
-			MUST(vac_pool_check(pool, NULL, 0) == 0);
+			MUST_OK(vac_pool_check(pool, NULL, 0));
 		MUST(t_stats(pool).frames_used == 2048);
 	}
 	team_stop(&t);
@@ -440,7 +440,7 @@ static void test_cancel(void **state UNUSED)
 static void cancel_after_100ms(struct member *m UNUSED)
 {
 	sleep_ms(100);
-	MUST(vac_block_cancel(race.pool, race.id) == 0);
+	MUST_OK(vac_block_cancel(race.pool, race.id));
 }
 
 /* Asleep for a pin, with no deadline at all, it hears the cancel. */
@@ -625,23 +625,23 @@ static void case_gives_back(void)
 	void *a, *b;
 
 	so.bytes = 4 * LEAVING;
-	MUST(vac_pool_open(&po, &pool) == 0);
+	MUST_OK(vac_pool_open(&po, &pool));
 	for (int i = 0; i < 2; i++)
-		MUST(vac_block_online(pool, vac_block_add(pool, NULL), VAC_ZONE_MOVABLE) == 0);
-	MUST(vac_space_create(pool, &so, &s) == 0);
+		MUST_OK(vac_block_online(pool, vac_block_add(pool, NULL), VAC_ZONE_MOVABLE));
+	MUST_OK(vac_space_create(pool, &so, &s));
 	step_done('0'); /* in its cgroup by now */
-	MUST(vac_map(s, NULL, LEAVING, RW, VAC_MAP_POPULATE, &a) == 0);
+	MUST_OK(vac_map(s, NULL, LEAVING, RW, VAC_MAP_POPULATE, &a));
 	memset(a, 1, LEAVING);
-	MUST(vac_map(s, NULL, LEAVING / 2, RW, VAC_MAP_POPULATE | VAC_MAP_NOHUGE, &b) == 0);
+	MUST_OK(vac_map(s, NULL, LEAVING / 2, RW, VAC_MAP_POPULATE | VAC_MAP_NOHUGE, &b));
 	memset(b, 2, LEAVING / 2);
-	MUST(vac_unmap(s, a, LEAVING / 2) == 0); /* half of it free, but filled */
+	MUST_OK(vac_unmap(s, a, LEAVING / 2)); /* half of it free, but filled */
 	step_done('1');
-	MUST(vac_block_offline(pool, 0, NULL, &res) == 0);
+	MUST_OK(vac_block_offline(pool, 0, NULL, &res));
 	step_done('2');
 	MUST(res.given_back_bytes == LEAVING);
 	for (size_t i = 0; i < LEAVING / 2; i++)
 		MUST(((char *)a)[LEAVING / 2 + i] == 1 && ((char *)b)[i] == 2);
-	MUST(vac_pool_close(pool) == 0);
+	MUST_OK(vac_pool_close(pool));
 }
 
 /* As the kernel accounts for it: 95 % of what the block held is off the cgroup's bill within a

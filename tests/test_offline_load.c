@@ -117,7 +117,7 @@ static void load_device(struct member *m)
 			MUST(*word_at(l, page + i, DEVICE_WORD) == mine[page + i]);
 			MUST(t_page(l->space, l->mem + (page + i) * P).pfn == pfn[i]);
 		}
-		MUST(vac_unpin(l->pool, pin) == 0);
+		MUST_OK(vac_unpin(l->pool, pin));
 		m->team->rounds++;
 	}
 	for (unsigned page = 0; page < LOAD_PAGES; page++)
@@ -220,13 +220,13 @@ static void rip(struct member *m)
 		void *out;
 
 		if (what == 0) {
-			MUST(vac_unmap(l->space, at, n * P) == 0);
-			MUST(vac_map(l->space, at, n * P, RW, VAC_MAP_FIXED, &out) == 0);
+			MUST_OK(vac_unmap(l->space, at, n * P));
+			MUST_OK(vac_map(l->space, at, n * P, RW, VAC_MAP_FIXED, &out));
 		} else if (what == 1) {
-			MUST(vac_protect(l->space, at, n * P, VAC_PROT_READ) == 0);
-			MUST(vac_protect(l->space, at, n * P, RW) == 0);
+			MUST_OK(vac_protect(l->space, at, n * P, VAC_PROT_READ));
+			MUST_OK(vac_protect(l->space, at, n * P, RW));
 		} else if (what == 2) {
-			MUST(vac_advise(l->space, at, n * P, VAC_ADV_DONTNEED) == 0);
+			MUST_OK(vac_advise(l->space, at, n * P, VAC_ADV_DONTNEED));
 			MUST(zero_bad(at, n * P) == -1);
 		} else {
 			pat_fill(at, n * P, r);

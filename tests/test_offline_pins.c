@@ -32,7 +32,7 @@ static void hold_for_a_while(struct member *m)
 
 	h->tid = (uint32_t)syscall(SYS_gettid);
 	sleep_ms(h->ms);
-	MUST(vac_unpin(h->pool, pin) == 0);
+	MUST_OK(vac_unpin(h->pool, pin));
 }
 
 /* A short pin is waited for, however long it takes, and its owner named. */
@@ -81,7 +81,7 @@ static int take_found(void *ctx, const struct vac_blocker *b)
 	f->b = *b;
 	f->cls = b->cls;
 	if (b->owners)
-		MUST(vac_report_owner(f->report, f->n, 0, &f->who) == 0);
+		MUST_OK(vac_report_owner(f->report, f->n, 0, &f->who));
 	f->n++;
 	return 0;
 }
@@ -216,7 +216,7 @@ static void overlap(struct member *m)
 
 		while (io.begun <= mine + 1 && t_ms() < end && !m->team->stop)
 			sched_yield();
-		MUST(vac_unpin(io.pool, pin) == 0);
+		MUST_OK(vac_unpin(io.pool, pin));
 		m->team->rounds++;
 	}
 }
@@ -243,7 +243,7 @@ static void test_gate(void **state UNUSED)
 			id = t_page(io.space, io.mem).block;
 			o = t_offline_opts(20000, 0);
 			res.size = sizeof(res);
-			MUST(vac_block_offline(io.pool, id, &o, &res) == 0);
+			MUST_OK(vac_block_offline(io.pool, id, &o, &res));
 			/* A few I/O times: three of 30 ms at most in hand, and a machine that is busy. */
 			MUST(res.elapsed_ns < 5000000000);
 			MUST(t_online(io.pool, id) == 0);
@@ -263,8 +263,8 @@ static void pin_twice(struct member *m)
 
 		sched_yield();
 		b = t_pin(io.space, io.mem + (m->nr ? P : 0), P, 0, "second");
-		MUST(vac_unpin(io.pool, a) == 0);
-		MUST(vac_unpin(io.pool, b) == 0);
+		MUST_OK(vac_unpin(io.pool, a));
+		MUST_OK(vac_unpin(io.pool, b));
 		m->team->rounds++;
 	}
 }
@@ -345,7 +345,7 @@ static void fill_and_drop(struct member *m)
 	while (!m->team->stop) {
 		io.failed += vac_advise(io.space, io.mem + m->nr * MIB(1), MIB(1),
 					VAC_ADV_WILLNEED) != 0;
-		MUST(vac_advise(io.space, io.mem + m->nr * MIB(1), MIB(1), VAC_ADV_DONTNEED) == 0);
+		MUST_OK(vac_advise(io.space, io.mem + m->nr * MIB(1), MIB(1), VAC_ADV_DONTNEED));
 		m->team->rounds++;
 	}
 }

@@ -35,7 +35,7 @@ static void in_and_out(struct member *m)
 		*(_Atomic char *)at = 1;
 		MUST(errno == 4711); /* whatever the engine did for it */
 		if (rnd(&m->rnd) % 8 == 0)
-			MUST(vac_advise(io.space, at, P, VAC_ADV_DONTNEED) == 0);
+			MUST_OK(vac_advise(io.space, at, P, VAC_ADV_DONTNEED));
 		m->team->rounds++;
 	}
 }
@@ -105,12 +105,12 @@ static void calls_under_signals(struct member *m)
 		*at = 1;
 		pin = t_pin(io.space, at, 1 + r % 10 * P,
 			    VAC_PIN_WRITE | (r & 64 ? VAC_PIN_STACK : 0), "signalled");
-		MUST(vac_unpin(io.pool, pin) == 0);
+		MUST_OK(vac_unpin(io.pool, pin));
 		if (r >> 20 & 1)
-			MUST(vac_advise(io.space, at, P, VAC_ADV_DONTNEED) == 0);
+			MUST_OK(vac_advise(io.space, at, P, VAC_ADV_DONTNEED));
 		if ((r >> 21 & 7) == 0) {
-			MUST(vac_protect(io.space, at, 2 * P, VAC_PROT_READ) == 0);
-			MUST(vac_protect(io.space, at, 2 * P, RW) == 0);
+			MUST_OK(vac_protect(io.space, at, 2 * P, VAC_PROT_READ));
+			MUST_OK(vac_protect(io.space, at, 2 * P, RW));
 		}
 		m->team->rounds++;
 	}
@@ -166,12 +166,12 @@ static void call_until_cancelled(struct member *m)
 		*at = 1;
 		pthread_testcancel();
 		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old);
-		MUST(vac_pin(io.space, at, 3 * P, 0, "cancelled", &pin) == 0);
-		MUST(vac_unpin(io.pool, pin) == 0);
+		MUST_OK(vac_pin(io.space, at, 3 * P, 0, "cancelled", &pin));
+		MUST_OK(vac_unpin(io.pool, pin));
 		pthread_setcancelstate(old, NULL);
 		/* And without that protection: these hold nothing when they return. */
-		MUST(vac_advise(io.space, at, P, VAC_ADV_DONTNEED) == 0);
-		MUST(vac_protect(io.space, at, P, RW) == 0);
+		MUST_OK(vac_advise(io.space, at, P, VAC_ADV_DONTNEED));
+		MUST_OK(vac_protect(io.space, at, P, RW));
 		MUST(vac_pool_stats(io.pool, &(struct vac_pool_stats){.size = 64}) == 0);
 		if (m->nr == 0) {
 			struct vac_report *report;
@@ -239,7 +239,7 @@ static void test_pthread_cancel(void **state UNUSED)
 		for (int id = 0; id < 4; id++) /* it may have died between the two */
 			if (t_block(io.pool, id).state == VAC_BLOCK_OFFLINE)
 				MUST(t_online(io.pool, id) == 0);
-		MUST(vac_pool_check(io.pool, NULL, 0) == 0);
+		MUST_OK(vac_pool_check(io.pool, NULL, 0));
 		assert_int_equal(t_stats(io.pool).pins, 0);
 	}
 	t_close(io.pool);

@@ -344,7 +344,7 @@ static void hand_over(struct member *m)
 			uint64_t h = atomic_exchange(&mailbox[i], 0);
 
 			if (h)
-				MUST(vac_unpin(pool, h) == 0);
+				MUST_OK(vac_unpin(pool, h));
 		}
 		sched_yield();
 	}
@@ -407,7 +407,7 @@ static void hold_some(struct member *m)
 
 				for (unsigned i = held[k].first; i < held[k].first + held[k].n; i++)
 					shadow[i]--;
-				MUST(vac_unpin(pool, held[k].pin) == 0);
+				MUST_OK(vac_unpin(pool, held[k].pin));
 				held[k] = held[--n];
 			}
 		}
@@ -415,7 +415,7 @@ static void hold_some(struct member *m)
 		meet(&crowd, m->team->n + 1);
 	}
 	while (n)
-		MUST(vac_unpin(pool, held[--n].pin) == 0);
+		MUST_OK(vac_unpin(pool, held[--n].pin));
 }
 
 /* Threads pin and drop ranges that overlap; whenever they pause, every folio has exactly the pins
@@ -433,7 +433,7 @@ static void test_exact(void **state UNUSED)
 
 			MUST(pins_at(at) == shadow[i]);
 		}
-		MUST(vac_pool_check(pool, NULL, 0) == 0);
+		MUST_OK(vac_pool_check(pool, NULL, 0));
 		meet(&crowd, 5);
 	}
 	team_join(&t);
@@ -463,7 +463,7 @@ static int look_for(void *ctx, const struct vac_blocker *b)
 	for (unsigned k = 0; b->addr == w->addr && k < b->owners; k++) {
 		struct vac_owner who;
 
-		MUST(vac_report_owner(walking, i, k, &who) == 0);
+		MUST_OK(vac_report_owner(walking, i, k, &who));
 		if (!strcmp(who.owner, w->owner)) {
 			w->b = *b;
 			w->who = who;
@@ -482,9 +482,9 @@ static struct wanted report_on(const void *addr, const char *owner)
 	struct wanted w = {.owner = owner};
 
 	w.addr = (uintptr_t)addr & ~((i.huge ? HUGE : P) - 1);
-	MUST(vac_report_block(pool, i.block, &walking) == 0);
+	MUST_OK(vac_report_block(pool, i.block, &walking));
 	walked = 0;
-	MUST(vac_report_walk(walking, look_for, &w) == 0);
+	MUST_OK(vac_report_walk(walking, look_for, &w));
 	MUST(walked == vac_report_count(walking));
 	vac_report_free(walking);
 	return w;
@@ -624,7 +624,7 @@ __attribute__((noinline)) uint64_t pin_in_a_named_function(unsigned flags)
 {
 	uint64_t pin;
 
-	MUST(vac_pin(space, base_mem, 1, flags, "stack", &pin) == 0);
+	MUST_OK(vac_pin(space, base_mem, 1, flags, "stack", &pin));
 	__asm__ volatile("" ::: "memory");
 	return pin;
 }
@@ -729,7 +729,7 @@ static void appear(struct member *m)
 		while (stage.seen != i && !m->team->stop)
 			sched_yield();
 		stage.serial = i + 1;
-		MUST(vac_unpin(pool, pin) == 0);
+		MUST_OK(vac_unpin(pool, pin));
 	}
 }
 
@@ -741,7 +741,7 @@ static void come_and_go(struct member *m)
 
 		if (rnd(&m->rnd) % 8 == 0)
 			sched_yield();
-		MUST(vac_unpin(pool, pin) == 0);
+		MUST_OK(vac_unpin(pool, pin));
 		m->team->rounds++;
 	}
 }
@@ -852,7 +852,7 @@ static void test_cut_pinned(void **state UNUSED)
 static void unpin_after_50ms(struct member *m)
 {
 	sleep_ms(50);
-	MUST(vac_unpin(pool, *(uint64_t *)m->arg) == 0);
+	MUST_OK(vac_unpin(pool, *(uint64_t *)m->arg));
 }
 
 /* It waits for the pin to be dropped, though, and then does it; also among others that pin. */
@@ -907,11 +907,11 @@ static void case_no_syscall(void)
 
 	so.bytes = MIB(4);
 	po.guard = VAC_GUARD_SIGSEGV; /* the other one has threads, which outlive SYS_exit */
-	MUST(vac_pool_open(&po, &p) == 0);
+	MUST_OK(vac_pool_open(&po, &p));
 	for (int i = 0; i < 2; i++)
-		MUST(vac_block_online(p, vac_block_add(p, NULL), VAC_ZONE_MOVABLE) == 0);
-	MUST(vac_space_create(p, &so, &s) == 0);
-	MUST(vac_map(s, NULL, MIB(3), RW, VAC_MAP_POPULATE, &m) == 0);
+		MUST_OK(vac_block_online(p, vac_block_add(p, NULL), VAC_ZONE_MOVABLE));
+	MUST_OK(vac_space_create(p, &so, &s));
+	MUST_OK(vac_map(s, NULL, MIB(3), RW, VAC_MAP_POPULATE, &m));
 	MUST(vac_pin(s, m, MIB(3), VAC_PIN_WRITE, "warm", &pin) == 0 && vac_unpin(p, pin) == 0);
 	MUST(prctl(PR_SET_SECCOMP, 1 /* strict: read, write, exit and sigreturn */) == 0);
 	for (unsigned i = 0; i < 1000; i++) {

@@ -497,9 +497,9 @@ static void call_with_pool_arguments(struct member *m)
 		MUST(vac_pin(v->space, mem + at, 3 * VAC_PAGE_BYTES, VAC_PIN_WRITE, owner, pin) ==
 		     0);
 		i->size = sizeof(*i);
-		MUST(vac_page_info(v->space, mem + at, i) == 0);
+		MUST_OK(vac_page_info(v->space, mem + at, i));
 		MUST(i->present == 1 && i->pins >= 1);
-		MUST(vac_unpin(v->pool, *pin) == 0);
+		MUST_OK(vac_unpin(v->pool, *pin));
 		m->team->rounds++;
 	}
 }
@@ -698,13 +698,13 @@ static void work_on_parent(struct member *m)
 
 		*p = 1;
 		if (r >> 20 & 1) {
-			MUST(vac_pin(parent.space, p, 1, 0, "w", &pin) == 0);
-			MUST(vac_unpin(parent.pool, pin) == 0);
+			MUST_OK(vac_pin(parent.space, p, 1, 0, "w", &pin));
+			MUST_OK(vac_unpin(parent.pool, pin));
 		} else if (r >> 21 & 1) {
-			MUST(vac_advise(parent.space, mem, MIB(2), VAC_ADV_DONTNEED) == 0);
+			MUST_OK(vac_advise(parent.space, mem, MIB(2), VAC_ADV_DONTNEED));
 		} else {
-			MUST(vac_protect(parent.space, mem, MIB(2), VAC_PROT_READ) == 0);
-			MUST(vac_protect(parent.space, mem, MIB(2), RW) == 0);
+			MUST_OK(vac_protect(parent.space, mem, MIB(2), VAC_PROT_READ));
+			MUST_OK(vac_protect(parent.space, mem, MIB(2), RW));
 		}
 		m->team->rounds++;
 	}

@@ -77,11 +77,11 @@ static void open_pool(unsigned blocks)
 	o.log = on_log;
 	so.name = "sink";
 	so.bytes = MIB(256);
-	MUST(vac_pool_open(&o, &pool) == 0);
+	MUST_OK(vac_pool_open(&o, &pool));
 	for (unsigned i = 0; i < blocks; i++)
 		MUST(t_online(pool, vac_block_add(pool, NULL)) == 0);
-	MUST(vac_space_create(pool, &so, &space) == 0);
-	MUST(vac_map(space, NULL, MIB(256), RW, 0, &p) == 0);
+	MUST_OK(vac_space_create(pool, &so, &space));
+	MUST_OK(vac_map(space, NULL, MIB(256), RW, 0, &p));
 	mem = p;
 }
 
@@ -149,7 +149,7 @@ static void case_mappings(void)
 	MUST(seen.limit && seen.used == seen.limit && said("max_map_count"));
 	vac__port_vma_charge(-taken, true);
 	MUST(!refused(mem + MIB(3), true));
-	MUST(vac_pool_close(pool) == 0);
+	MUST_OK(vac_pool_close(pool));
 }
 
 static void case_cgroup(void)
@@ -166,11 +166,11 @@ static void case_cgroup(void)
 	MUST(strstr(seen.where, "vacate-test") && said(seen.where));
 	MUST(seen.limit == MIB(64) && seen.used >= good && seen.used <= seen.limit);
 	MUST(seen.used + seen.need > seen.limit);
-	MUST(vac_unmap(space, mem, good) == 0);
+	MUST_OK(vac_unmap(space, mem, good));
 	for (int id = 0; id < 30; id++)
 		MUST(t_offline(pool, id, 0, NULL) == 0);
 	MUST(!refused(mem + good, true) && logged == 1);
-	MUST(vac_pool_close(pool) == 0);
+	MUST_OK(vac_pool_close(pool));
 }
 
 /* The kernel's own SIGBUS on a page that was there: told apart, as nobody refused it. */

@@ -45,7 +45,7 @@ static int quiesce(void *ctx, uint64_t pin)
 			;
 	}
 	if (h->unpins) {
-		MUST(vac_unpin(h->pool, pin) == 0);
+		MUST_OK(vac_unpin(h->pool, pin));
 		h->unpinned = true;
 		return 0;
 	}
@@ -81,7 +81,7 @@ static int let_go(void *ctx, uint64_t pin)
 
 	h->revoked++;
 	if (h->answer == 0 && h->unpins) {
-		MUST(vac_unpin(h->pool, pin) == 0);
+		MUST_OK(vac_unpin(h->pool, pin));
 		h->unpinned = true;
 	}
 	return h->answer;
@@ -212,7 +212,7 @@ static int take_found(void *ctx, const struct vac_blocker *b)
 	for (unsigned k = 0; k < b->owners; k++) {
 		struct vac_owner o;
 
-		MUST(vac_report_owner(f->report, f->at, k, &o) == 0);
+		MUST_OK(vac_report_owner(f->report, f->at, k, &o));
 		if (o.error || k == 0)
 			f->who = o;
 	}
@@ -366,7 +366,7 @@ static void drop(struct member *m)
 {
 	struct holder *h = m->arg;
 
-	MUST(vac_unpin(h->pool, h->pin) == 0);
+	MUST_OK(vac_unpin(h->pool, h->pin));
 	h->still = true; /* as if asked again: nothing of it may be called from now on */
 	h->unpins = true;
 }

@@ -382,7 +382,7 @@ static void storm_snapper(struct member *m)
 		MUST(r == 0);
 		q = vac_space_translate(st->s, st->p, t);
 		if (rnd(&m->rnd) % 2 == 0)
-			MUST(vac_space_snapshot(t, NULL, &u) == 0);
+			MUST_OK(vac_space_snapshot(t, NULL, &u));
 		for (unsigned pass = 0; pass < 2; pass++) {
 			char *look = pass && u ? vac_space_translate(t, q, u) : q;
 
@@ -396,8 +396,8 @@ static void storm_snapper(struct member *m)
 		}
 		MUST(sum[0] == sum[1]);
 		if (u)
-			MUST(vac_space_destroy(u) == 0);
-		MUST(vac_space_destroy(t) == 0);
+			MUST_OK(vac_space_destroy(u));
+		MUST_OK(vac_space_destroy(t));
 		st->snaps++;
 		m->team->rounds++;
 	}
@@ -415,7 +415,7 @@ static void storm_pinner(struct member *m)
 			    VAC_PAGE_BYTES * 2 - (i == RECORDS - 1 ? 4096 : 0),
 			    rnd(&m->rnd) % 2 ? VAC_PIN_WRITE : 0, "storm", &pin) == 0) {
 			sched_yield();
-			MUST(vac_unpin(st->pool, pin) == 0);
+			MUST_OK(vac_unpin(st->pool, pin));
 		}
 		m->team->rounds++;
 	}

@@ -53,16 +53,16 @@ static void overlapping_reader(struct member *m)
 	uint64_t last = 0, pin;
 
 	while (!m->team->stop) {
-		MUST(vac_pin(r->s, r->buf, 4 * P, VAC_PIN_WRITE, "direct read", &pin) == 0);
+		MUST_OK(vac_pin(r->s, r->buf, 4 * P, VAC_PIN_WRITE, "direct read", &pin));
 		MUST(t_page(r->s, r->buf).present == 1);
 		if (last)
-			MUST(vac_unpin(r->pool, last) == 0);
+			MUST_OK(vac_unpin(r->pool, last));
 		last = pin;
 		atomic_fetch_add(&m->team->rounds, 1);
 		sched_yield();
 	}
 	if (last)
-		MUST(vac_unpin(r->pool, last) == 0);
+		MUST_OK(vac_unpin(r->pool, last));
 }
 
 /* (a) Overlapping direct reads into one buffer, which is never without a pin: snapshots of it go on, all

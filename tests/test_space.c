@@ -303,21 +303,21 @@ static void touch_and_die(int what)
 	void *p;
 
 	so.bytes = MIB(4);
-	MUST(vac_pool_open(&po, &pool) == 0);
-	MUST(vac_block_online(pool, vac_block_add(pool, NULL), VAC_ZONE_MOVABLE) == 0);
-	MUST(vac_space_create(pool, &so, &s) == 0);
-	MUST(vac_map(s, NULL, MIB(2), RW, 0, &p) == 0);
+	MUST_OK(vac_pool_open(&po, &pool));
+	MUST_OK(vac_block_online(pool, vac_block_add(pool, NULL), VAC_ZONE_MOVABLE));
+	MUST_OK(vac_space_create(pool, &so, &s));
+	MUST_OK(vac_map(s, NULL, MIB(2), RW, 0, &p));
 	memset(p, 1, MIB(2));
 	if (what == 0)
-		MUST(vac_protect(s, p, MIB(2), VAC_PROT_READ) == 0);
+		MUST_OK(vac_protect(s, p, MIB(2), VAC_PROT_READ));
 	else if (what == 1)
-		MUST(vac_protect(s, p, MIB(2), VAC_PROT_NONE) == 0);
+		MUST_OK(vac_protect(s, p, MIB(2), VAC_PROT_NONE));
 	else if (what == 2)
-		MUST(vac_unmap(s, p, MIB(2)) == 0);
+		MUST_OK(vac_unmap(s, p, MIB(2)));
 	else if (what == 3)
-		MUST(vac_space_destroy(s) == 0);
+		MUST_OK(vac_space_destroy(s));
 	else
-		MUST(vac_pool_close(pool) == 0);
+		MUST_OK(vac_pool_close(pool));
 	if (what == 1)
 		_exit(*(volatile char *)p);
 	*(volatile char *)p = 2;
@@ -418,17 +418,17 @@ static void space_churn(struct member *m)
 		void *p;
 
 		o.bytes = MIB(4);
-		MUST(vac_space_create(c->pool, &o, &s) == 0);
-		MUST(vac_map(s, NULL, MIB(2), RW, seed % 2 ? VAC_MAP_NOHUGE : 0, &p) == 0);
+		MUST_OK(vac_space_create(c->pool, &o, &s));
+		MUST_OK(vac_map(s, NULL, MIB(2), RW, seed % 2 ? VAC_MAP_NOHUGE : 0, &p));
 		pat_fill(p, 64 << 10, seed);
 		if (seed & 4) {
-			MUST(vac_pin(s, p, 9000, 0, "churn", &pin) == 0);
+			MUST_OK(vac_pin(s, p, 9000, 0, "churn", &pin));
 			MUST(vac_space_destroy(s) == -EBUSY);
 			MUST(pat_bad(p, 64 << 10, seed) == -1);
-			MUST(vac_unpin(c->pool, pin) == 0);
+			MUST_OK(vac_unpin(c->pool, pin));
 		}
 		MUST(pat_bad(p, 64 << 10, seed) == -1);
-		MUST(vac_space_destroy(s) == 0);
+		MUST_OK(vac_space_destroy(s));
 		m->team->rounds++;
 	}
 }
@@ -511,7 +511,7 @@ static void model_init(struct model *m, struct vac_pool *pool, uint64_t *random)
 	m->pool = pool;
 	m->rnd = random;
 	o.bytes = MODEL_PAGES * VAC_PAGE_BYTES;
-	MUST(vac_space_create(pool, &o, &m->space) == 0);
+	MUST_OK(vac_space_create(pool, &o, &m->space));
 	m->base = vac_space_base(m->space);
 	m->bytes = calloc(MODEL_PAGES, VAC_PAGE_BYTES);
 	memset(m->prot, -1, sizeof(m->prot));
@@ -587,7 +587,7 @@ static void model_step(struct model *m)
 	case 3:
 		if (model_pinned(m, first, n))
 			break;
-		MUST(vac_unmap(m->space, at, n * VAC_PAGE_BYTES) == 0);
+		MUST_OK(vac_unmap(m->space, at, n * VAC_PAGE_BYTES));
 		memset(&m->prot[first], -1, n);
 		break;
 	case 4:
@@ -602,7 +602,7 @@ static void model_step(struct model *m)
 	case 6:
 		if (model_pinned(m, first, n))
 			break;
-		MUST(vac_advise(m->space, at, n * VAC_PAGE_BYTES, VAC_ADV_DONTNEED) == 0);
+		MUST_OK(vac_advise(m->space, at, n * VAC_PAGE_BYTES, VAC_ADV_DONTNEED));
 		memset(PAGE_OF(m->bytes, first), 0, n * VAC_PAGE_BYTES);
 		break;
 	case 7:
@@ -619,7 +619,7 @@ static void model_step(struct model *m)
 	case 9: /* take a pin, or let one go */
 		k = (unsigned)(r / 128 % COUNT(m->pin));
 		if (m->pin[k].n) {
-			MUST(vac_unpin(m->pool, m->pin[k].pin) == 0);
+			MUST_OK(vac_unpin(m->pool, m->pin[k].pin));
 			m->pin[k].n = 0;
 			break;
 		}
@@ -654,10 +654,10 @@ static void model_end(struct model *m)
 		model_page(m, i);
 	for (unsigned i = 0; i < COUNT(m->pin); i++)
 		if (m->pin[i].n)
-			MUST(vac_unpin(m->pool, m->pin[i].pin) == 0);
+			MUST_OK(vac_unpin(m->pool, m->pin[i].pin));
 	for (unsigned i = 0; i < MODEL_PAGES; i++)
 		model_page(m, i);
-	MUST(vac_space_destroy(m->space) == 0);
+	MUST_OK(vac_space_destroy(m->space));
 	free(m->bytes);
 }
 

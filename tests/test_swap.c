@@ -95,21 +95,21 @@ static void owner(struct member *m)
 			MUST(w[0] == 0 && w[511] == 0);
 		switch (m->rnd >> 20 & 15) {
 		case 0:
-			MUST(vac_pin(all.space, w, P, VAC_PIN_WRITE, "owner", &pin) == 0);
+			MUST_OK(vac_pin(all.space, w, P, VAC_PIN_WRITE, "owner", &pin));
 			count[p]++;
 			w[0] = w[511] = (uint64_t)p << 32 | count[p];
 			MUST(t_page(all.space, w).present == 1 && t_page(all.space, w).pins);
-			MUST(vac_unpin(all.pool, pin) == 0);
+			MUST_OK(vac_unpin(all.pool, pin));
 			atomic_fetch_add(&all.pinned, 1);
 			break;
 		case 1:
-			MUST(vac_protect(all.space, w, P, VAC_PROT_READ) == 0);
+			MUST_OK(vac_protect(all.space, w, P, VAC_PROT_READ));
 			MUST(w[0] == (count[p] ? (uint64_t)p << 32 | count[p] : 0));
-			MUST(vac_protect(all.space, w, P, RW) == 0);
+			MUST_OK(vac_protect(all.space, w, P, RW));
 			break;
 		case 2:
 			if ((m->rnd >> 24 & 7) == 0) {
-				MUST(vac_advise(all.space, w, P, VAC_ADV_DONTNEED) == 0);
+				MUST_OK(vac_advise(all.space, w, P, VAC_ADV_DONTNEED));
 				count[p] = 0;
 			}
 			break;

@@ -22,7 +22,7 @@ static void on(struct vac_pool *pool, int fd, size_t bytes)
 
 	o.fd = fd;
 	o.bytes = bytes;
-	MUST(vac_swap_on(pool, &o) == 0);
+	MUST_OK(vac_swap_on(pool, &o));
 }
 
 static size_t with_state(struct vac_space *s, const char *mem, size_t bytes, int present)
@@ -119,11 +119,11 @@ static void case_full(void)
 	fd = open("/mnt/swap", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	MUST(fd >= 0 && ftruncate(fd, MIB(64)) == 0);
 	so.bytes = MIB(48);
-	MUST(vac_pool_open(&o, &pool) == 0);
+	MUST_OK(vac_pool_open(&o, &pool));
 	for (unsigned i = 0; i < 4; i++)
-		MUST(vac_block_online(pool, vac_block_add(pool, NULL), VAC_ZONE_MOVABLE) == 0);
-	MUST(vac_space_create(pool, &so, &s) == 0);
-	MUST(vac_map(s, NULL, MIB(48), RW, VAC_MAP_NOHUGE, &p) == 0);
+		MUST_OK(vac_block_online(pool, vac_block_add(pool, NULL), VAC_ZONE_MOVABLE));
+	MUST_OK(vac_space_create(pool, &so, &s));
+	MUST_OK(vac_map(s, NULL, MIB(48), RW, VAC_MAP_NOHUGE, &p));
 	mem = p;
 	on(pool, fd, MIB(64));
 	for (; n < MIB(48) / P; n++) {
@@ -134,24 +134,24 @@ static void case_full(void)
 	}
 	/* The memory, and what the file system has room for. */
 	MUST(r == -ENOMEM && n > MIB(20) / P && n <= MIB(24) / P);
-	MUST(vac_pool_stats(pool, &st) == 0);
+	MUST_OK(vac_pool_stats(pool, &st));
 	MUST(st.swap_errors > 0 && st.swap_bad > 0 && st.swap_out > MIB(4) / P);
 	/* Both are full, so nothing can come in; but then there is room again. */
 	n -= MIB(4) / P;
-	MUST(vac_unmap(s, mem + n * P, MIB(48) - n * P) == 0);
+	MUST_OK(vac_unmap(s, mem + n * P, MIB(48) - n * P));
 	for (unsigned round = 0; round < 2; round++)
 		for (size_t i = 0; i < n; i++)
 			MUST(numbered(mem + i * P, i));
-	MUST(vac_pool_check(pool, NULL, 0) == 0);
+	MUST_OK(vac_pool_check(pool, NULL, 0));
 	/* With less data it goes on, and the places that failed are used again after off and on. */
-	MUST(vac_unmap(s, mem + MIB(12), n * P - MIB(12)) == 0);
-	MUST(vac_swap_off(pool, 0) == 0);
+	MUST_OK(vac_unmap(s, mem + MIB(12), n * P - MIB(12)));
+	MUST_OK(vac_swap_off(pool, 0));
 	MUST(ftruncate(fd, 0) == 0 && ftruncate(fd, MIB(64)) == 0);
 	on(pool, fd, MIB(64));
 	MUST(vac_pool_stats(pool, &st) == 0 && st.swap_bad == 0);
 	for (size_t i = 0; i < MIB(12) / P; i++)
 		MUST(numbered(mem + i * P, i));
-	MUST(vac_pool_close(pool) == 0);
+	MUST_OK(vac_pool_close(pool));
 }
 
 static void test_full(void **state UNUSED)

@@ -111,14 +111,14 @@ static void make_call(struct attempt *a)
 	uint64_t pin = 0;
 
 	if (a->way == PREFAULT)
-		MUST(vac_prefault(a->space, a->buf, VAC_PAGE_BYTES,
-				  VAC_PROT_READ | (write ? VAC_PROT_WRITE : 0)) == 0);
+		MUST_OK(vac_prefault(a->space, a->buf, VAC_PAGE_BYTES,
+				     VAC_PROT_READ | (write ? VAC_PROT_WRITE : 0)));
 	if (a->way == PIN)
 		pin = t_pin(a->space, a->buf, VAC_PAGE_BYTES, write ? VAC_PIN_WRITE : VAC_PIN_READ,
 			    a->c->name);
 	a->r = a->way == WRAPPER ? (long)a->c->vac(&a->e, a->buf) : a->c->call(&a->e, a->buf);
 	if (a->way == PIN)
-		MUST(vac_unpin(vac_space_pool(a->space), pin) == 0);
+		MUST_OK(vac_unpin(vac_space_pool(a->space), pin));
 	a->done = true;
 }
 

@@ -250,7 +250,7 @@ static void holder(struct member *m)
 		} else if (what == 1) {
 			h[1] += vac__w_try_pin(w) == 0;
 		} else if (vac__w_try_ref(w) == 0) { /* a map is taken by who holds a reference */
-			MUST(vac__w_map_get(w) == 0);
+			MUST_OK(vac__w_map_get(w));
 			h[2]++;
 			vac__w_put(w, VAC__W_REF);
 		}

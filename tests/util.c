@@ -162,7 +162,7 @@ struct vac_pool_stats t_stats(struct vac_pool *pool)
 {
 	struct vac_pool_stats s = VAC_INIT(struct vac_pool_stats);
 
-	MUST(vac_pool_stats(pool, &s) == 0);
+	MUST_OK(vac_pool_stats(pool, &s));
 	return s;
 }
 
@@ -170,7 +170,7 @@ struct vac_block_info t_block(struct vac_pool *pool, int id)
 {
 	struct vac_block_info i = VAC_INIT(struct vac_block_info);
 
-	MUST(vac_block_info(pool, id, &i) == 0);
+	MUST_OK(vac_block_info(pool, id, &i));
 	return i;
 }
 
@@ -178,7 +178,7 @@ struct vac_page_info t_page(struct vac_space *space, const void *addr)
 {
 	struct vac_page_info i = VAC_INIT(struct vac_page_info);
 
-	MUST(vac_page_info(space, addr, &i) == 0);
+	MUST_OK(vac_page_info(space, addr, &i));
 	return i;
 }
 
@@ -187,7 +187,7 @@ uint64_t t_pin(struct vac_space *space, const void *addr, size_t len, unsigned f
 {
 	uint64_t pin;
 
-	MUST(vac_pin(space, addr, len, flags, owner, &pin) == 0);
+	MUST_OK(vac_pin(space, addr, len, flags, owner, &pin));
 	return pin;
 }
 

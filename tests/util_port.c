@@ -66,6 +66,12 @@ void sleep_ms(unsigned ms)
 		;
 }
 
+_Noreturn void must_answer(const char *file, int line, const char *what, int answer)
+{
+	dprintf(2, "%s:%d: failed: %s answered %d\n", file, line, what, answer);
+	_exit(99);
+}
+
 _Noreturn void must_fail(const char *file, int line, const char *what)
 {
 	dprintf(2, "%s:%d: failed: %s (errno %d)\n", file, line, what, errno);

@@ -50,4 +50,13 @@ int case_start(const char *name, int *err_fd, bool traced);
 	} while (0)
 _Noreturn void must_fail(const char *file, int line, const char *what);
 
+/* A call of the engine's that answers 0, or a negative errno, which is what one wants to know then. */
+#define MUST_OK(call)                                                    \
+	do {                                                             \
+		int must_ok = (call);                                    \
+		if (must_ok != 0)                                        \
+			must_answer(__FILE__, __LINE__, #call, must_ok); \
+	} while (0)
+_Noreturn void must_answer(const char *file, int line, const char *what, int answer);
+
 #endif /* VAC_TESTS_UTIL_PORT_H */
