@@ -26,6 +26,7 @@ failed=0
 ok() { echo "ok: $*"; }
 bad() {
 	echo "FAILED: $*"
+	grep -E '(ERROR|LINE) +\]|failed:' "$tmp/out" | sed 's/^/    /'
 	sed 's/^/    /' "$tmp/out" | tail -n 40
 	failed=1
 }

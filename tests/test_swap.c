@@ -358,13 +358,17 @@ static void test_read_errors(void **state UNUSED)
 	s = t_space(pool, MIB(32));
 	mem = t_map(s, MIB(32), VAC_MAP_NOHUGE);
 	pat_fill(mem, MIB(32), 5);
-	for (size_t at = 0; at < MIB(32) && !victim; at += P)
-		if (t_page(s, mem + at).present == 3 && at % (16 * P) == 5 * P)
+	for (size_t at = 5 * P; at < MIB(32) && !victim; at += 16 * P) {
+		uint64_t e = vac__entry_get(s, (uint32_t)(at / P));
+
+		/* Only in the file: what is being written yet is in memory too, and is not read. */
+		if (vac__e_swap(e) && !vac__ld(&pool->swap.slot[vac__e_pfn(e)].cache)) {
 			victim = mem + at;
+			bad.from = (uint64_t)vac__e_pfn(e) * P;
+		}
+	}
 	assert_non_null(victim);
 	/* Every page of the cluster fails as one transfer; by itself only the one. */
-	bad.from =
-		(uint64_t)vac__e_pfn(vac__entry_get(s, (uint32_t)((victim - mem) / (long)P))) * P;
 	bad.to = bad.from + P;
 	bad.reads = true;
 	assert_int_equal(vac_pin(s, victim, P, VAC_PIN_READ, "me", &pin), -EIO);
