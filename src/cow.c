@@ -83,6 +83,39 @@ static uint32_t written_before(const struct cow *c)
 	return n;
 }
 
+static bool spare(struct vac_pool *pool)
+{
+	return vac__ld_rlx(&pool->nr_free) + vac__ld_rlx(&pool->nr_resv) > 4 * vac__low_water(pool);
+}
+
+/*
+ * What is written after a snapshot is what was written after the one before, as a rule: whoever takes one
+ * every minute goes on with his work. So where most pageblocks became dense() after the last snapshots, those
+ * that are written now are copied whole at the first write, and spare the faults until then. One in
+ * VAC__COW_PROBE is not, each time others, and only these are counted then; so a habit that changes is
+ * noticed. Read without a lock: which copy is made is nobody's promise.
+ */
+static bool foretold(const struct cow *c)
+{
+	uint32_t vpb = c->page >> VAC__PB_ORDER;
+
+	return vac__ld_rlx(&c->s->cow_whole) &&
+	       (vpb + vac__ld_rlx(&c->s->cow_turn)) % VAC__COW_PROBE && spare(c->pool);
+}
+
+/* A snapshot of the space is taken, whose lock is held for write. Few pageblocks say nothing yet. */
+void vac__cow_learn(struct vac_space *s)
+{
+	uint32_t begun = vac__ld_rlx(&s->cow_begun), became = vac__ld_rlx(&s->cow_dense);
+
+	if (begun < VAC__COW_LEARN)
+		return;
+	vac__st_rlx(&s->cow_whole, became > begun / 2);
+	vac__st_rlx(&s->cow_begun, 0);
+	vac__st_rlx(&s->cow_dense, 0);
+	vac__add(&s->cow_turn, 1);
+}
+
 /*
  * So many pages around c->page are ours already, written here and there, that all of the pageblock is to be
  * copied. Where a write costs no host mapping, that is when the faults have taken as long as the copy
@@ -93,11 +126,15 @@ static bool dense(const struct cow *c)
 {
 	uint32_t first = c->page - c->page % VAC__PB_PAGES, n = 0;
 	uint32_t want = c->pool->watches ? VAC__COW_DENSE_WATCHED : VAC__COW_DENSE;
-	uint64_t spare = vac__ld_rlx(&c->pool->nr_free) + vac__ld_rlx(&c->pool->nr_resv);
 
 	for (uint32_t i = 0; i < VAC__PB_PAGES && n < want; i++)
 		n += (vac__ld_rlx(vac__pte(c->s, first + i)) & VAC__E_EXCL) != 0;
-	return n == want && spare > 4 * vac__low_water(c->pool);
+	if (n == 0)
+		vac__add(&c->s->cow_begun, 1);
+	if (n < want || !spare(c->pool))
+		return false;
+	vac__add(&c->s->cow_dense, 1);
+	return true;
 }
 
 /*
@@ -112,7 +149,7 @@ static void window(struct cow *c, const struct vac__vma *v)
 	unsigned scarce = pressure();
 	uint32_t u = c->pool->watches || !scarce ? 1 : VAC__COW_PAGES, n = written_before(c), hi;
 
-	if (scarce == 2 || c->reuse || dense(c))
+	if (scarce == 2 || c->reuse || foretold(c) || dense(c))
 		u = VAC__PB_PAGES;
 	c->lo = c->page - c->page % u;
 	hi = c->lo + u;
@@ -382,14 +419,22 @@ static int finish(struct cow *c)
 	return r == -ENOMEM && copied ? -ENOBUFS : r;
 }
 
-/* A huge folio is cut, unless host mappings are short: then all of it is copied. So it is if somebody has
- * picked it for a moment, and it cannot be cut. */
+/* A huge folio is cut, unless host mappings are short, or more of it will be written: then all of it is
+ * copied. So it is if somebody has picked it for a moment, and it cannot be cut. */
 static int unshare_huge(struct cow *c, bool whole)
 {
 	int r;
 
 	if (whole || alone(c, c->pfn))
 		return finish(c);
+	if (foretold(c) && vac__ld_rlx(&c->pool->nr_pb_free)) {
+		r = finish(c);
+		if (r != -ENOMEM && r != -ENOBUFS)
+			return r;
+		/* Foretold in vain: it is cut when the caller has looked again. */
+		vac__st_rlx(&c->s->cow_whole, false);
+		return -EAGAIN;
+	}
 	r = vac__split(c->pool, c->pfn);
 	if (r == -EBUSY) {
 		r = finish(c);

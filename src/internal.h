@@ -232,7 +232,11 @@ struct vac_space {
 	uint16_t *nseg;             /* host mappings booked for a vpb, 0: it shows nothing */
 	_Atomic uint32_t users;     /* engine threads that are at it: destroying waits for them */
 	_Atomic uint32_t nr_rings;  /* direct I/O contexts whose ring lies here */
-	uint32_t *resv;             /* pb + 1 of its reservation; guarded by the zone lock */
+	/* Pageblocks that writers began to have copied page by page, and those of which so much was that the rest
+	 * followed; and what that says of the next ones: see cow.c. */
+	_Atomic uint32_t cow_begun, cow_dense, cow_turn;
+	_Atomic bool cow_whole;
+	uint32_t *resv; /* pb + 1 of its reservation; guarded by the zone lock */
 };
 
 /* ---- Pins ----------------------------------------------------------------------------------- */
@@ -690,6 +694,7 @@ bool vac__left_behind(struct vac_space *s, uint32_t page);
 
 /* ---- cow.c ---- */
 int vac__unshare(struct vac_space *s, const struct vac__vma *v, uint32_t page, uint32_t pfn);
+void vac__cow_learn(struct vac_space *s);
 
 /* ---- swap.c ---- */
 enum vac__swap_look { VAC__SWAP_DONE, VAC__SWAP_WAIT, VAC__SWAP_AGAIN, VAC__SWAP_READ };

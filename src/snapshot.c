@@ -259,6 +259,7 @@ static int clone(struct clone *c)
 	}
 	if (r == 0) {
 		VAC__SYNC("snapshot_instant", c->to->id);
+		vac__cow_learn(c->from);
 		r = each_vpb(c, clone_vpb);
 		if (c->pinned)
 			each_vpb(c, show_pinned);
