@@ -399,10 +399,10 @@ static int take(struct cow *c)
 	return r;
 }
 
-static int finish(struct cow *c)
+/* The frames are there, or r says why not. */
+static int finish(struct cow *c, int r)
 {
 	bool sharers = false, copied = false;
-	int r = allocate(c);
 
 	if (r == 0) {
 		copied = true;
@@ -420,24 +420,29 @@ static int finish(struct cow *c)
 }
 
 /* A huge folio is cut, unless host mappings are short, or more of it will be written: then all of it is
- * copied. So it is if somebody has picked it for a moment, and it cannot be cut. */
+ * copied, if there is a whole pageblock for it, which reclaim alone would never make. So it is if somebody has
+ * picked it for a moment, and it cannot be cut. */
 static int unshare_huge(struct cow *c, bool whole)
 {
+	bool hoped = !whole && foretold(c);
 	int r;
 
-	if (whole || alone(c, c->pfn))
-		return finish(c);
-	if (foretold(c) && vac__ld_rlx(&c->pool->nr_pb_free)) {
-		r = finish(c);
-		if (r != -ENOMEM && r != -ENOBUFS)
+	if (alone(c, c->pfn))
+		return finish(c, allocate(c));
+	if (whole || hoped) {
+		r = allocate(c);
+		if (r != -ENOMEM)
+			r = finish(c, r);
+		if (r != -ENOMEM && !(hoped && r == -ENOBUFS))
 			return r;
-		/* Foretold in vain: it is cut when the caller has looked again. */
-		vac__st_rlx(&c->s->cow_whole, false);
-		return -EAGAIN;
+		if (hoped)
+			vac__st_rlx(&c->s->cow_whole, false);
+		if (r == -ENOBUFS)
+			return -EAGAIN;
 	}
 	r = vac__split(c->pool, c->pfn);
 	if (r == -EBUSY) {
-		r = finish(c);
+		r = finish(c, allocate(c));
 		return r == -ENOMEM || r == -ENOBUFS ? -EBUSY : r;
 	}
 	let_go(c, 0);
@@ -468,5 +473,5 @@ int vac__unshare(struct vac_space *s, const struct vac__vma *v, uint32_t page, u
 	c.reuse = alone(&c, pfn);
 	window(&c, v);
 	collect(&c);
-	return finish(&c);
+	return finish(&c, allocate(&c));
 }
