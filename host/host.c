@@ -15,7 +15,7 @@
 #include "pages.h"
 #include "walk.h"
 
-#define BLOCK_MAX (1ULL << 40)
+#define BLOCK_MAX (1ULL << 34) /* the kernel's largest is 2 GiB; time and room are by the frame */
 #define MEMORY "sys/devices/system/memory"
 
 /* ---- Files below the root ---- */
@@ -338,7 +338,7 @@ int host_refresh(struct host *h)
 	    h->block_bytes & (h->block_bytes - 1))
 		return host_fail(h, -EINVAL,
 				 "%s/" MEMORY "/block_size_bytes: '%s' is not a power of two of "
-				 "at least a page and at most 1 TiB, in hexadecimal",
+				 "at least a page and at most 16 GiB, in hexadecimal",
 				 h->root, text);
 	host_read(h, h->auto_policy, sizeof(h->auto_policy), MEMORY "/auto_online_blocks");
 	h->online_blocks_auto = !h->auto_policy[0] ? -1
