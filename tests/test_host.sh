@@ -35,6 +35,11 @@ golden metrics.txt "$V" metrics --sysroot "$sr"
 [ "$before" = "$(cd "$sr" && find . -printf '%p %s %l %T@\n' | sort | cksum)" ] ||
 	failed 'a verb that reads has changed something'
 
+# Every member is documented.
+for key in $(sed -n 's/^ *"\([a-z_]*\)":.*/\1/p' tests/host/ls.json tests/host/why.json | sort -u); do
+	grep -q "\`$key\`" docs/HOST.md || failed "docs/HOST.md has nothing of the JSON's '$key'"
+done
+
 # All of a node or a device, by the names that offline takes.
 same() { # WORDS OTHER-WORDS: the same answer
 	"$V" why --sysroot "$sr" "$1" >"$dir/a" && "$V" why --sysroot "$sr" "$2" >"$dir/b" &&
