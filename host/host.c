@@ -7,9 +7,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/openat2.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "pages.h"
@@ -30,6 +33,34 @@ static int vpath(const struct host *h, char *buf, const char *fmt, va_list ap)
 	return m >= PATH_MAX - n ? -ENAMETOOLONG : 0;
 }
 
+/*
+ * path as vpath() makes it. A capture may be somebody else's: links in it lead to no file outside of it, and
+ * what is not a file or a directory (a FIFO that nobody writes, a device) is not there.
+ */
+static int open_below(const struct host *h, const char *path, int flags)
+{
+	struct open_how how = {.flags = (uint64_t)(flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK),
+			       .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+	struct stat st;
+	int root, fd;
+
+	if (h->live)
+		return open(path, flags | O_CLOEXEC);
+	root = open(h->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
+		return -1;
+	fd = (int)syscall(SYS_openat2, root, path + strlen(h->root) + 1, &how, sizeof(how));
+	if (fd < 0 && (errno == ENOSYS || errno == EPERM)) /* before 5.6, or filtered */
+		fd = open(path, (int)how.flags | O_NOFOLLOW);
+	close(root);
+	if (fd >= 0 && (fstat(fd, &st) || (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))) {
+		close(fd);
+		errno = ENOENT;
+		fd = -1;
+	}
+	return fd;
+}
+
 int host_openat(const struct host *h, int flags, const char *fmt, ...)
 {
 	char path[PATH_MAX];
@@ -40,7 +71,7 @@ int host_openat(const struct host *h, int flags, const char *fmt, ...)
 	fd = vpath(h, path, fmt, ap);
 	va_end(ap);
 	if (!fd)
-		fd = open(path, flags | O_CLOEXEC);
+		fd = open_below(h, path, flags);
 	return fd < 0 ? -errno : fd;
 }
 
@@ -48,12 +79,18 @@ FILE *host_fopen(const struct host *h, const char *fmt, ...)
 {
 	char path[PATH_MAX];
 	va_list ap;
-	int err;
+	FILE *f;
+	int fd;
 
 	va_start(ap, fmt);
-	err = vpath(h, path, fmt, ap);
+	fd = vpath(h, path, fmt, ap);
 	va_end(ap);
-	return err ? NULL : fopen(path, "re");
+	if (!fd)
+		fd = open_below(h, path, O_RDONLY);
+	f = fd >= 0 ? fdopen(fd, "r") : NULL;
+	if (fd >= 0 && !f)
+		close(fd);
+	return f;
 }
 
 ssize_t host_read(const struct host *h, char *buf, size_t size, const char *fmt, ...)
@@ -69,7 +106,7 @@ ssize_t host_read(const struct host *h, char *buf, size_t size, const char *fmt,
 	fd = vpath(h, path, fmt, ap);
 	va_end(ap);
 	if (!fd)
-		fd = open(path, O_RDONLY | O_CLOEXEC);
+		fd = open_below(h, path, O_RDONLY);
 	if (fd < 0)
 		return -errno;
 	do {
@@ -107,12 +144,18 @@ DIR *host_opendir(const struct host *h, const char *fmt, ...)
 {
 	char path[PATH_MAX];
 	va_list ap;
-	int err;
+	DIR *d;
+	int fd;
 
 	va_start(ap, fmt);
-	err = vpath(h, path, fmt, ap);
+	fd = vpath(h, path, fmt, ap);
 	va_end(ap);
-	return err ? NULL : opendir(path);
+	if (!fd)
+		fd = open_below(h, path, O_RDONLY | O_DIRECTORY);
+	d = fd >= 0 ? fdopendir(fd) : NULL;
+	if (fd >= 0 && !d)
+		close(fd);
+	return d;
 }
 
 int host_fail(struct host *h, int err, const char *fmt, ...)

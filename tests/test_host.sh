@@ -95,6 +95,15 @@ cp "$sr/sys/devices/system/memory/block_size_bytes" "$dir/broken/sys/devices/sys
 } >"$dir/broken/vacate/walk.json"
 want 0 '"zone": "Mov?able"' timeout -s KILL 60 "$V" why --json --sysroot "$dir/broken" host:32
 want 0 'host:37.*loops' timeout -s KILL 60 "$V" why --sysroot "$dir/broken" host:37
+# Links out of it, and files that are none: not followed, not waited for.
+rm -rf "$dir/broken" && cp -r "$sr" "$dir/broken"
+echo 0::/secret.service >"$dir/secret"
+ln -sf "$dir/secret" "$dir/broken/proc/100/cgroup"
+rm "$dir/broken/proc/meminfo" && mkfifo "$dir/broken/proc/meminfo"
+want 0 'nginx' timeout -s KILL 60 "$V" why --json --sysroot "$dir/broken" host:33
+! grep -q secret "$dir/out" || failed 'a link out of the capture was followed'
+rm "$dir/broken/vacate/walk.json" && ln -s "$sr/vacate/walk.json" "$dir/broken/vacate/walk.json"
+want 0 'not looked for' timeout -s KILL 60 "$V" why --sysroot "$dir/broken" host:33
 want 1 'vacate capture' "$V" ls host --sysroot "$dir"
 want 1 'vacate capture' "$V" ls host --sysroot "$dir/is/not/there"
 # A word that names nothing here is an error; one that could name nothing anywhere is the command line's.
