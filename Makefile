@@ -7,7 +7,7 @@
 #	make test         install what is missing, then everything: see scripts/runtests
 #	make test-normal  one variant of that: normal asan tsan clang package guest (test-quick = normal)
 #	make mutants      the simulator against every known mistake, put back
-#	make fuzz         libFuzzer at the control socket's requests, FUZZ_RUNS inputs (needs clang)
+#	make fuzz         libFuzzer at the control socket's requests and captures, FUZZ_RUNS inputs (needs clang)
 #	make bench        run the measurements
 #	make man          the manual pages, into build/man
 #	make install      into $(DESTDIR)$(PREFIX)
@@ -274,18 +274,30 @@ RUNTESTS = CC='$(CC)' WERROR='$(WERROR)' scripts/runtests
 mutants: all
 	scripts/mutants all
 
-# The requests of the control socket under libFuzzer and sanitizers, beginning with the corpus; what it
-# finds is left in build-fuzz. The engine's own SIGSEGV handler must stay.
+# What comes in from outside, under libFuzzer and sanitizers, beginning with the corpus: requests of the control
+# socket, and captured machines. What is found is left in build-fuzz. The engine's own SIGSEGV handler must stay.
+# Time is a mistake, too: reading a capture is bounded by its size.
 FUZZ_RUNS ?= 1000000
 fuzz:
-	@$(MAKE) CC=clang FUZZ=1 ASAN=1 UBSAN=1 BUILD=build-fuzz build-fuzz/fuzz_control
-	@mkdir -p build-fuzz/found
+	@$(MAKE) CC=clang FUZZ=1 ASAN=1 UBSAN=1 BUILD=build-fuzz build-fuzz/fuzz_control build-fuzz/fuzz_capture
+	@mkdir -p build-fuzz/found build-fuzz/found-capture
 	build-fuzz/fuzz_control -handle_segv=0 -runs=$(FUZZ_RUNS) -max_len=4096 -print_final_stats=1 \
 		-artifact_prefix=build-fuzz/ build-fuzz/found fuzz/corpus/control
+	build-fuzz/fuzz_capture -runs=$(FUZZ_CAPTURE_RUNS) -max_len=4096 -timeout=$(FUZZ_TIMEOUT) -print_final_stats=1 \
+		-dict=fuzz/capture.dict -rss_limit_mb=4096 -artifact_prefix=build-fuzz/ build-fuzz/found-capture fuzz/corpus/capture
+FUZZ_CAPTURE_RUNS ?= $(FUZZ_RUNS)
+FUZZ_TIMEOUT ?= 60
 
 $B/fuzz_control: fuzz/fuzz_control.c $B/debug/libvacate.a $B/flags
 	$(call say,LINK)
 	$Q$(COMPILE) -DVAC_DEBUG -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $B/debug/libvacate.a
+
+# The reading host verbs alone, without what the rest of the command is linked with.
+FUZZ_CAPTURE := $(filter $B/obj/host/%,$(CLI_OBJ)) $(patsubst %,$B/obj/cli/%.o,cmd_host_ls cmd_host_why cmd_metrics \
+	host_target out opt)
+$B/fuzz_capture: fuzz/fuzz_capture.c $(FUZZ_CAPTURE) $B/flags
+	$(call say,LINK)
+	$Q$(COMPILE) $(CLI_INC) -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $(FUZZ_CAPTURE) $(CLI_LIBS)
 
 bench: all
 	$B/vacate bench $(BENCH_FLAGS)

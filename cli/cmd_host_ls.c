@@ -16,7 +16,7 @@ static const struct opt_ctx ctx = {"ls"};
 
 static void usage(void)
 {
-	puts("Usage: vacate ls [OPTIONS] host\n"
+	puts("Usage: vacate ls [OPTIONS] host[:BLOCK|:NODE|:DEVICE]...\n"
 	     "\n"
 	     "List the host's memory blocks: state, zone, node, what each holds, and what offline\n"
 	     "would do with it now, which 'removable' in sysfs does not know. Reads only. As root\n"
@@ -123,10 +123,11 @@ static void footer(const struct list *l)
 		claimed += hb->sysfs_removable;
 		wrong += hb->sysfs_removable && v != HOST_GOES && v != HOST_NOT_KNOWN;
 	}
-	printf("\n%s of %s online could leave now, each block by itself; sysfs calls %u blocks "
+	printf("\n%s of %s online could leave now, each block by itself; sysfs calls %u block%s "
 	       "removable, of which %u would not go.\n",
 	       size_text(goes * h->page_bytes, a, sizeof(a)),
-	       size_text(online * h->page_bytes, b, sizeof(b)), claimed, wrong);
+	       size_text(online * h->page_bytes, b, sizeof(b)), claimed, claimed == 1 ? "" : "s",
+	       wrong);
 }
 
 static int print(const struct list *l, bool all)

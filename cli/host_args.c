@@ -47,7 +47,9 @@ static int add_numbers(struct host_args *a, const struct opt_ctx *ctx, struct ho
 	unsigned before = a->n;
 
 	if (number(&s, &first))
-		return opt_error(ctx, "'%s' does not name a block; host:32, host:32-35 would", arg);
+		return opt_error(
+			ctx, "'%s' does not name a block; host:32, host:32-35, host:node1 would",
+			arg);
 	last = first;
 	if (*s == '-') {
 		s++;
@@ -55,7 +57,9 @@ static int add_numbers(struct host_args *a, const struct opt_ctx *ctx, struct ho
 			return opt_error(ctx, "'%s' is not a range; host:32-35 would be", arg);
 	}
 	if (*s || last < first)
-		return opt_error(ctx, "'%s' does not name a block; host:32, host:32-35 would", arg);
+		return opt_error(
+			ctx, "'%s' does not name a block; host:32, host:32-35, host:node1 would",
+			arg);
 	if (!h->n_blocks) {
 		out_error("this machine has no memory blocks: its kernel cannot remove memory");
 		return CMD_ERROR;

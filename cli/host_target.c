@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "cmd.h"
+#include "host/act.h"
 #include "out.h"
 
 bool host_wanted(int argc, char **argv)
@@ -35,13 +36,28 @@ static void add(struct host_targets *t, unsigned i)
 	t->block[t->n++] = i;
 }
 
-static int no_block(const struct opt_ctx *ctx, const struct host_targets *t, const char *arg)
+static int no_block(const struct host_targets *t, const char *arg)
 {
-	return opt_error(ctx,
-			 "'%s': this host has no such block; it has %u, from %" PRIu32
-			 " to %" PRIu32 ", which 'vacate ls host' lists",
-			 arg, t->h->n_blocks, t->h->blocks[0].id,
-			 t->h->blocks[t->h->n_blocks - 1].id);
+	out_error("'%s': this host has no such block; it has %u, from %" PRIu32 " to %" PRIu32
+		  ", which 'vacate ls host' lists",
+		  arg, t->h->n_blocks, t->h->blocks[0].id, t->h->blocks[t->h->n_blocks - 1].id);
+	return CMD_ERROR;
+}
+
+/* host:node1, host:dax0.0: all blocks of it. */
+static int add_device(struct host_targets *t, const char *name)
+{
+	uint32_t *ids;
+	int n = host_device_blocks(t->h, name, &ids);
+
+	if (n < 0) {
+		out_error("%s", host_message(t->h));
+		return CMD_ERROR;
+	}
+	for (int i = 0; i < n; i++)
+		add(t, (unsigned)(host_block(t->h, ids[i]) - t->h->blocks));
+	free(ids);
+	return -1;
 }
 
 static int add_range(struct host_targets *t, const struct opt_ctx *ctx, const char *arg)
@@ -51,21 +67,24 @@ static int add_range(struct host_targets *t, const struct opt_ctx *ctx, const ch
 	bool any = false;
 	char *end;
 
+	if (isalpha((unsigned char)*s))
+		return add_device(t, s);
 	errno = 0;
 	a = b = strtoul(s, &end, 10);
 	if (isdigit((unsigned char)*s) && *end == '-' && isdigit((unsigned char)end[1]))
 		b = strtoul(end + 1, &end, 10);
 	if (!isdigit((unsigned char)*s) || *end || errno || a > b)
 		return opt_error(ctx,
-				 "'%s' does not name a block; give a number or a range after the "
-				 "colon, such as host:32 or host:32-35",
+				 "'%s' does not name a block; give a number, a range, a node or a "
+				 "device after the colon, such as host:32, host:32-35, host:node1 "
+				 "or host:dax0.0",
 				 arg);
 	for (unsigned i = 0; i < t->h->n_blocks; i++)
 		if (t->h->blocks[i].id >= a && t->h->blocks[i].id <= b) {
 			add(t, i);
 			any = true;
 		}
-	return !any ? no_block(ctx, t, arg) : -1;
+	return !any ? no_block(t, arg) : -1;
 }
 
 int host_targets_parse(struct host_targets *t, const struct opt_ctx *ctx, const char *sysroot,
@@ -79,9 +98,9 @@ int host_targets_parse(struct host_targets *t, const struct opt_ctx *ctx, const 
 		if (strcmp(argv[i], "host") && strncmp(argv[i], "host:", 5))
 			return opt_error(
 				ctx,
-				"'%s' is not of the host; the host's blocks are host:32 or "
-				"host:32-35, and one command is about the host or about "
-				"programs",
+				"'%s' is not of the host; the host's blocks are host:32, "
+				"host:32-35 or host:node1, and one command is about the host or "
+				"about programs",
 				argv[i]);
 	if (host_open(&t->h, sysroot, &message)) {
 		out_error("%s", message);

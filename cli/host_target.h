@@ -18,8 +18,8 @@ struct host_targets {
 	unsigned n;
 };
 
-/* Open the host (sysroot may be NULL) and read host, host:3, host:3-7. No argument, and `host`
- * alone, are all blocks. -1: go on; else the exit status, with a message printed. Call
+/* Open the host (sysroot may be NULL) and read host, host:3, host:3-7, host:node1, host:dax0.0. No argument, and
+ * `host` alone, are all blocks. -1: go on; else the exit status, with a message printed. Call
  * host_targets_free() either way. */
 int host_targets_parse(struct host_targets *t, const struct opt_ctx *ctx, const char *sysroot,
 		       char **argv, int n);

@@ -40,13 +40,14 @@ void facts_lack(struct facts *f, const char *fmt, ...)
 	}
 }
 
-int facts_add_map(struct facts *f, pid_t pid, uint64_t pfn, uint64_t vaddr, uint32_t page_bytes)
+int facts_add_run(struct facts *f, pid_t pid, uint64_t pfn, uint64_t n, uint64_t vaddr,
+		  uint32_t page_bytes)
 {
 	struct mapped_run *last = f->n_map ? &f->map[f->n_map - 1] : NULL;
 
 	if (last && last->pid == pid && last->pfn + last->n == pfn &&
 	    last->vaddr + last->n * page_bytes == vaddr) {
-		last->n++;
+		last->n += n;
 		return 0;
 	}
 	if (f->n_map == f->map_size) {
@@ -58,7 +59,7 @@ int facts_add_map(struct facts *f, pid_t pid, uint64_t pfn, uint64_t vaddr, uint
 		f->map = grown;
 		f->map_size = size;
 	}
-	f->map[f->n_map++] = (struct mapped_run){pid, pfn, 1, vaddr};
+	f->map[f->n_map++] = (struct mapped_run){pid, pfn, n, vaddr};
 	return 0;
 }
 
@@ -86,7 +87,7 @@ int facts_walk(struct host *h, const struct host_pages *p, uint64_t lo, uint64_t
 	int err;
 
 	if (!h->live)
-		return facts_from_json(h, f);
+		return facts_from_json(h, lo, hi, f);
 	err = host_walk_open(h);
 	if (err) {
 		snprintf(f->why_not, sizeof(f->why_not), "%s", host_walk_why_not(h));

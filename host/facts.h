@@ -56,13 +56,16 @@ int facts_walk(struct host *h, const struct host_pages *p, uint64_t lo, uint64_t
 int facts_map(struct host *h, const struct frame_set *set, struct facts *f);
 void facts_free(struct facts *f);
 void facts_lack(struct facts *f, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-int facts_add_map(struct facts *f, pid_t pid, uint64_t pfn, uint64_t vaddr, uint32_t page_bytes);
+/* One joins the last where it continues that. */
+int facts_add_run(struct facts *f, pid_t pid, uint64_t pfn, uint64_t n, uint64_t vaddr,
+		  uint32_t page_bytes);
 
 /* mappers.c: the live half of facts_map(). */
 int mappers_scan(struct host *h, const struct frame_set *set, struct facts *f);
 
 /* facts_json.c */
 json_t *facts_to_json(const struct facts *f);
-int facts_from_json(struct host *h, struct facts *f);
+/* What it says of frames of [lo, hi): as much work as the file is long, whatever it says. */
+int facts_from_json(struct host *h, uint64_t lo, uint64_t hi, struct facts *f);
 
 #endif

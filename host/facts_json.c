@@ -136,6 +136,21 @@ static int add_rec(struct facts *f, const struct walk_rec *r)
 	return 0;
 }
 
+/* Frames that the block at hand has; a run may be longer, and what is outside is nobody's question. */
+struct window {
+	uint64_t lo, hi;
+};
+
+/* The part of n frames from *pfn on that is in the window; *skipped frames before it are not. */
+static uint64_t clip(const struct window *w, uint64_t *pfn, uint64_t n, uint64_t *skipped)
+{
+	uint64_t end = *pfn + n < w->hi ? *pfn + n : w->hi;
+
+	*skipped = *pfn < w->lo ? w->lo - *pfn : 0;
+	*pfn += *skipped;
+	return end > *pfn ? end - *pfn : 0;
+}
+
 static int get_run(json_t *j, size_t k, json_int_t *v)
 {
 	for (size_t i = 0; i < k; i++) {
@@ -145,11 +160,11 @@ static int get_run(json_t *j, size_t k, json_int_t *v)
 			return -EINVAL;
 		v[i] = json_integer_value(n);
 	}
-	/* More frames than a run can be of are a mistake, and would be counted one by one. */
+	/* More frames than a run can be of are a mistake. */
 	return v[1] && v[1] <= RUN_MAX ? 0 : -EINVAL;
 }
 
-static int read_record(struct facts *f, json_t *j)
+static int read_record(const struct window *w, struct facts *f, json_t *j)
 {
 	struct walk_rec r = {0};
 	const char *kind;
@@ -171,20 +186,21 @@ static int read_record(struct facts *f, json_t *j)
 	r.flags = (unsigned char)flags;
 	json_array_foreach(runs, i, run)
 	{
+		uint64_t pfn, skipped;
 		json_int_t v[2];
-		int err = get_run(run, 2, v);
 
-		r.pfn = (uint64_t)v[0];
-		r.n = (unsigned)v[1];
-		if (!err)
-			err = add_rec(f, &r);
-		if (err)
-			return err;
+		if (get_run(run, 2, v))
+			return -EINVAL;
+		pfn = (uint64_t)v[0];
+		r.n = (unsigned)clip(w, &pfn, (uint64_t)v[1], &skipped);
+		r.pfn = pfn;
+		if (r.n && add_rec(f, &r))
+			return -ENOMEM;
 	}
 	return 0;
 }
 
-static int read_mapper(struct host *h, struct facts *f, json_t *j)
+static int read_mapper(struct host *h, const struct window *w, struct facts *f, json_t *j)
 {
 	json_t *runs, *run;
 	size_t i;
@@ -195,15 +211,16 @@ static int read_mapper(struct host *h, struct facts *f, json_t *j)
 		return -EINVAL;
 	json_array_foreach(runs, i, run)
 	{
+		uint64_t pfn, n, skipped;
 		json_int_t v[3];
 
 		if (get_run(run, 3, v))
 			return -EINVAL;
-		for (json_int_t k = 0; k < v[1]; k++)
-			if (facts_add_map(f, pid, (uint64_t)(v[0] + k),
-					  (uint64_t)v[2] + (uint64_t)k * h->page_bytes,
-					  h->page_bytes))
-				return -ENOMEM;
+		pfn = (uint64_t)v[0];
+		n = clip(w, &pfn, (uint64_t)v[1], &skipped);
+		if (n && facts_add_run(f, pid, pfn, n, (uint64_t)v[2] + skipped * h->page_bytes,
+				       h->page_bytes))
+			return -ENOMEM;
 	}
 	return 0;
 }
@@ -254,8 +271,9 @@ static int read_server(struct facts *f, json_t *j)
 	return add_rec(f, &r);
 }
 
-int facts_from_json(struct host *h, struct facts *f)
+int facts_from_json(struct host *h, uint64_t lo, uint64_t hi, struct facts *f)
 {
+	const struct window w = {lo, hi};
 	json_t *j = h->saved_walk, *each;
 	const char *why;
 	size_t i;
@@ -285,11 +303,11 @@ int facts_from_json(struct host *h, struct facts *f)
 		if (err)                                                                  \
 			return err == -EINVAL ? bad(h, "an entry of \"" name "\"") : err; \
 	}
-	EACH("records", read_record(f, each))
+	EACH("records", read_record(&w, f, each))
 	EACH("files", read_file(f, each))
 	EACH("openers", read_opener(f, each))
 	EACH("servers", read_server(f, each))
-	EACH("mappers", read_mapper(h, f, each))
+	EACH("mappers", read_mapper(h, &w, f, each))
 #undef EACH
 	return 0;
 }

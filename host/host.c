@@ -7,15 +7,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/openat2.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "pages.h"
 #include "walk.h"
 
-#define BLOCK_MAX (1ULL << 40)
+#define BLOCK_MAX (1ULL << 34) /* the kernel's largest is 2 GiB; time and room are by the frame */
 #define MEMORY "sys/devices/system/memory"
 
 /* ---- Files below the root ---- */
@@ -30,6 +33,34 @@ static int vpath(const struct host *h, char *buf, const char *fmt, va_list ap)
 	return m >= PATH_MAX - n ? -ENAMETOOLONG : 0;
 }
 
+/*
+ * path as vpath() makes it. A capture may be somebody else's: links in it lead to no file outside of it, and
+ * what is not a file or a directory (a FIFO that nobody writes, a device) is not there.
+ */
+static int open_below(const struct host *h, const char *path, int flags)
+{
+	struct open_how how = {.flags = (uint64_t)(flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK),
+			       .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+	struct stat st;
+	int root, fd;
+
+	if (h->live)
+		return open(path, flags | O_CLOEXEC);
+	root = open(h->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
+		return -1;
+	fd = (int)syscall(SYS_openat2, root, path + strlen(h->root) + 1, &how, sizeof(how));
+	if (fd < 0 && (errno == ENOSYS || errno == EPERM)) /* before 5.6, or filtered */
+		fd = open(path, (int)how.flags | O_NOFOLLOW);
+	close(root);
+	if (fd >= 0 && (fstat(fd, &st) || (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))) {
+		close(fd);
+		errno = ENOENT;
+		fd = -1;
+	}
+	return fd;
+}
+
 int host_openat(const struct host *h, int flags, const char *fmt, ...)
 {
 	char path[PATH_MAX];
@@ -40,7 +71,7 @@ int host_openat(const struct host *h, int flags, const char *fmt, ...)
 	fd = vpath(h, path, fmt, ap);
 	va_end(ap);
 	if (!fd)
-		fd = open(path, flags | O_CLOEXEC);
+		fd = open_below(h, path, flags);
 	return fd < 0 ? -errno : fd;
 }
 
@@ -48,12 +79,18 @@ FILE *host_fopen(const struct host *h, const char *fmt, ...)
 {
 	char path[PATH_MAX];
 	va_list ap;
-	int err;
+	FILE *f;
+	int fd;
 
 	va_start(ap, fmt);
-	err = vpath(h, path, fmt, ap);
+	fd = vpath(h, path, fmt, ap);
 	va_end(ap);
-	return err ? NULL : fopen(path, "re");
+	if (!fd)
+		fd = open_below(h, path, O_RDONLY);
+	f = fd >= 0 ? fdopen(fd, "r") : NULL;
+	if (fd >= 0 && !f)
+		close(fd);
+	return f;
 }
 
 ssize_t host_read(const struct host *h, char *buf, size_t size, const char *fmt, ...)
@@ -69,7 +106,7 @@ ssize_t host_read(const struct host *h, char *buf, size_t size, const char *fmt,
 	fd = vpath(h, path, fmt, ap);
 	va_end(ap);
 	if (!fd)
-		fd = open(path, O_RDONLY | O_CLOEXEC);
+		fd = open_below(h, path, O_RDONLY);
 	if (fd < 0)
 		return -errno;
 	do {
@@ -107,12 +144,18 @@ DIR *host_opendir(const struct host *h, const char *fmt, ...)
 {
 	char path[PATH_MAX];
 	va_list ap;
-	int err;
+	DIR *d;
+	int fd;
 
 	va_start(ap, fmt);
-	err = vpath(h, path, fmt, ap);
+	fd = vpath(h, path, fmt, ap);
 	va_end(ap);
-	return err ? NULL : opendir(path);
+	if (!fd)
+		fd = open_below(h, path, O_RDONLY | O_DIRECTORY);
+	d = fd >= 0 ? fdopendir(fd) : NULL;
+	if (fd >= 0 && !d)
+		close(fd);
+	return d;
 }
 
 int host_fail(struct host *h, int err, const char *fmt, ...)
@@ -338,7 +381,7 @@ int host_refresh(struct host *h)
 	    h->block_bytes & (h->block_bytes - 1))
 		return host_fail(h, -EINVAL,
 				 "%s/" MEMORY "/block_size_bytes: '%s' is not a power of two of "
-				 "at least a page and at most 1 TiB, in hexadecimal",
+				 "at least a page and at most 16 GiB, in hexadecimal",
 				 h->root, text);
 	host_read(h, h->auto_policy, sizeof(h->auto_policy), MEMORY "/auto_online_blocks");
 	h->online_blocks_auto = !h->auto_policy[0] ? -1

@@ -34,10 +34,10 @@ json_t *host_usage_json(const struct host *h, const struct host_usage *u)
 json_t *host_block_json(const struct host *h, const struct host_block *b)
 {
 	return json_pack(
-		"{s:I, s:s, s:s, s:s, s:i, s:s, s:s, s:I, s:I, s:b}", "block", (json_int_t)b->id,
-		"state", host_state_name(b->state), "zone", b->zone, "valid_zones", b->zones,
-		"node", b->node, "owner", host_owner_name(b->owner), "device", b->device, "address",
-		(json_int_t)(b->pfn * h->page_bytes), "bytes",
+		"{s:I, s:s, s:o, s:o, s:i, s:s, s:o, s:I, s:I, s:b}", "block", (json_int_t)b->id,
+		"state", host_state_name(b->state), "zone", any(b->zone), "valid_zones",
+		any(b->zones), "node", b->node, "owner", host_owner_name(b->owner), "device",
+		any(b->device), "address", (json_int_t)(b->pfn * h->page_bytes), "bytes",
 		(json_int_t)(b->frames * h->page_bytes), "sysfs_removable", b->sysfs_removable);
 }
 

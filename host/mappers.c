@@ -64,7 +64,7 @@ static int read_entries(struct scan *s, uint64_t start, uint64_t end)
 			uint64_t pfn = s->buf[i] & PM_PFN;
 
 			if (s->buf[i] & PM_PRESENT && frame_set_has(s->set, pfn) &&
-			    facts_add_map(s->f, s->pid, pfn, start + (uint64_t)i * page, page))
+			    facts_add_run(s->f, s->pid, pfn, 1, start + (uint64_t)i * page, page))
 				return -ENOMEM;
 		}
 		start += (uint64_t)n * page;

@@ -128,7 +128,7 @@ int host_saved_open(struct host *h)
 	h->privileged = h->saved;
 	if (snprintf(path, sizeof(path), "%s/vacate/walk.json", h->root) >= (int)sizeof(path))
 		return host_fail(h, -ENAMETOOLONG, "%s: the path is too long", h->root);
-	f = fopen(path, "re");
+	f = host_fopen(h, "vacate/walk.json");
 	if (!f)
 		return errno == ENOENT ? 0 : host_fail(h, -errno, "%s: %s", path, strerror(errno));
 	h->saved_walk = json_loadf(f, JSON_REJECT_DUPLICATES, &e);

@@ -387,21 +387,49 @@ static json_t *only(const struct answer *a)
 	return json_array_get(json_object_get(a->json, "blocks"), 0);
 }
 
-static bool names(json_t *block, const struct row *row, const struct holder *h)
+static bool names(json_t *block, const struct row *row, const struct holder *h, const char *kind,
+		  const char *wanted)
 {
 	json_t *o;
 	size_t i;
 
 	json_array_foreach(json_object_get(block, "holders"), i, o)
 	{
-		const char *kind = json_string_value(json_object_get(o, "kind"));
+		const char *k = json_string_value(json_object_get(o, "kind"));
 		const char *evidence = json_string_value(json_object_get(o, "evidence"));
 
 		if (json_integer_value(json_object_get(o, "pid")) == (row->device ? 0 : h->pid) &&
-		    kind && evidence && !strcmp(kind, row->kind) && strcmp(evidence, "mapper-only"))
+		    k && evidence && (!*kind || !strcmp(k, kind)) && !strcmp(evidence, wanted) &&
+		    json_integer_value(json_object_get(o, "bytes")) > 0)
 			return true;
 	}
 	return false;
+}
+
+/*
+ * Nobody but who was planted, or his children, is said to hold anything: not who shares the block with him, nor
+ * who maps the same pages. Who is named as a mapper only is not accused.
+ */
+static void expect_no_other(json_t *block, const struct row *row, const struct holder *h, int n)
+{
+	json_t *o;
+	size_t i;
+
+	json_array_foreach(json_object_get(block, "holders"), i, o)
+	{
+		const char *evidence = json_string_value(json_object_get(o, "evidence"));
+		pid_t pid = (pid_t)json_integer_value(json_object_get(o, "pid"));
+		bool ours = pid == 0 && row->device;
+
+		if (!json_is_true(json_object_get(o, "blocks")) || !evidence ||
+		    !strcmp(evidence, "mapper-only"))
+			continue;
+		for (int k = 0; k < n; k++)
+			ours |= pid > 0 && getpgid(pid) == h[k].pid;
+		if (!ours)
+			row_failed("pid %d is accused (%s, %s), who holds nothing", (int)pid,
+				   json_string_value(json_object_get(o, "kind")), evidence);
+	}
 }
 
 static void judge(const struct row *row, long block, const struct answer *a, const struct holder *h,
@@ -409,11 +437,13 @@ static void judge(const struct row *row, long block, const struct answer *a, con
 {
 	json_t *b = only(a);
 	const char *verdict = json_string_value(json_object_get(b, "verdict"));
+	const char *result = json_string_value(json_object_get(b, "result"));
 	const char *wanted = row->verdict;
 	int rc = row->rc;
 	char state[32] = "?";
+	bool the_kernel = row->or_ebusy && verdict && !strcmp(verdict, "ebusy");
 
-	if (row->or_ebusy && verdict && !strcmp(verdict, "ebusy")) {
+	if (the_kernel) {
 		printf("# the kernel has something of its own in the block\n");
 		wanted = "ebusy";
 		rc = CMD_UNMOVABLE;
@@ -423,21 +453,32 @@ static void judge(const struct row *row, long block, const struct answer *a, con
 	if (!b)
 		row_failed("no JSON: %.200s", a->text ? a->text : "");
 	block_state(block, state);
+	if (strcmp(result ? result : "", the_kernel ? "kernel refused" : row->result))
+		row_failed("offline came to: %s", result ? result : "nothing");
 	if (strcmp(state, rc ? "online" : "offline"))
 		row_failed("the block is %s afterwards", state);
 	if (!verdict || strcmp(verdict, wanted))
 		row_failed("foreseen: %s, expected %s", verdict ? verdict : "nothing", wanted);
-	for (int i = 0; row->kind && i < n; i++)
-		if (!names(b, row, &h[i]))
-			row_failed("pid %d (%s) is not named as %s", (int)h[i].pid, h[i].name,
-				   row->kind);
+	for (int i = 0; row->kind && !the_kernel && i < n; i++) {
+		const char *kind = i && row->kind2 ? row->kind2 : row->kind;
+
+		const char *evidence = i && row->evidence2 ? row->evidence2
+				       : row->evidence     ? row->evidence
+							   : "proof";
+
+		if (!names(b, row, &h[i], kind, evidence))
+			row_failed("pid %d (%s) is not named as %s by %s", (int)h[i].pid, h[i].name,
+				   kind, evidence);
+	}
 	if (!row->kind && rc == 0 && json_array_size(json_object_get(b, "holders")))
 		row_failed("somebody is accused who does not hold anything");
+	if (!row->kernel_zone)
+		expect_no_other(b, row, h, n);
 }
 
 static void run_row(const struct row *row, long block)
 {
-	struct holder h[2] = {{.pid = 0}};
+	struct holder h[2] = {{.pid = 0}}, innocent = {.pid = 0};
 	int n = 0;
 	struct answer a = {0};
 	char state[32] = "?";
@@ -453,7 +494,10 @@ static void run_row(const struct row *row, long block)
 			row_failed("it is not as it should be");
 		return;
 	}
-	if (row->plant && holder_start(&h[n++], row->plant))
+	if (row->kind && !row->kernel_zone && !row->device &&
+	    holder_start(&innocent, plant_innocent))
+		row_failed("who holds nothing cannot be planted");
+	else if (row->plant && holder_start(&h[n++], row->plant))
 		row_failed("%s cannot be planted", row->name);
 	else if (row->plant2 && holder_start(&h[n++], row->plant2))
 		row_failed("the second of %s cannot be planted", row->name);
@@ -470,6 +514,7 @@ static void run_row(const struct row *row, long block)
 		row->release();
 	for (int i = 0; i < n; i++)
 		holder_stop(&h[i]);
+	holder_stop(&innocent);
 	/* Without them it goes, and it must have stayed whole meanwhile. */
 	block_state(block, state);
 	if (!strcmp(state, "online")) {

@@ -14,7 +14,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define NODE 1 /* where the block under test is */
+#define NODE 1      /* where the block under test is */
+#define ANY_KIND "" /* of a holder: whatever kind, if the evidence is right */
 
 struct row {
 	const char *group; /* rows of one group share a guest */
@@ -25,10 +26,14 @@ struct row {
 	void (*release)(void); /* after them */
 	const char *
 		verdict; /* what must be said beforehand: goes, loops, ebusy, unkillable, no-memory */
-	const char *kind; /* how the holder must be named; NULL: there is none to name */
-	int rc;           /* exit status of `vacate offline` */
-	bool device;      /* it is a device that holds, so no process is named as the holder */
-	bool kernel_zone; /* onlined into the kernel's zone, not as movable */
+	const char *kind;      /* how the holder must be named; NULL: there is none to name */
+	const char *kind2;     /* the second one; NULL: as the first */
+	const char *evidence;  /* and by what; NULL: proof */
+	const char *evidence2; /* of the second; NULL: as the first */
+	const char *result;    /* what offline must have come to */
+	int rc;                /* exit status of `vacate offline` */
+	bool device;           /* it is a device that holds, so no process is named as the holder */
+	bool kernel_zone;      /* onlined into the kernel's zone, not as movable */
 	bool or_ebusy; /* the kernel may have put something unmovable there: then that is foreseen, too */
 	const char *const *args; /* further options of `vacate offline`, NULL at the end */
 	int (*special)(const struct row *row, long block); /* instead of all that: 0 passed */
@@ -75,6 +80,14 @@ void setup_huge_reserved(void);
 void release_huge(void);
 
 /* plant_pipe.c */
+void plant_innocent(void); /* shares the block, and has much of what holders have */
+void plant_random(void);   /* one of many, drawn anew each time; "pipe" or "socket" */
+void plant_in_flight(void);
+void plant_own_table(void);
+void plant_shared(void);
+void plant_vmsplice_thp(void);
+void plant_not_accepted(void);
+void plant_sendfile_unix(void);
 void plant_vmsplice(void);
 void plant_vmsplice_gift(void);
 void plant_vmsplice_unmapped(void);
@@ -87,6 +100,7 @@ void plant_direct_read(void);
 void plant_aio(void);
 void plant_aio_ring(void);
 void plant_uring(void);
+void plant_uring_read(void);
 void plant_writeback(void);
 void plant_loop_direct(void);
 void setup_slow(void);
@@ -111,6 +125,8 @@ int special_node(const struct row *row, long block);
 int special_resume(const struct row *row, long block);
 int special_bytes(const struct row *row, long block);
 int special_comeback(const struct row *row, long block);
+int special_watch(const struct row *row, long block);
+int special_captured(const struct row *row, long block);
 int special_audit(const struct row *row, long block);
 int special_virtio(const struct row *row, long block);
 int special_dax(const struct row *row, long block);

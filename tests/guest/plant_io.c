@@ -191,6 +191,21 @@ void plant_uring(void)
 	plant_ready();
 }
 
+/* A read under way for which no thread waits. */
+void plant_uring_read(void)
+{
+	struct io_uring ring;
+	struct io_uring_sqe *e;
+	int fd = open_slow();
+
+	if (io_uring_queue_init(8, &ring, 0) || !(e = io_uring_get_sqe(&ring)))
+		die("io_uring");
+	io_uring_prep_read(e, fd, node_memory(BYTES), BYTES, 0);
+	if (io_uring_submit(&ring) != 1)
+		die("io_uring_submit");
+	plant_ready();
+}
+
 /* Pages of the page cache, on the node, on their way to the slow device. */
 void plant_writeback(void)
 {

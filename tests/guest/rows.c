@@ -10,11 +10,11 @@
 
 #include "cli/cmd.h"
 
-#define GOES .verdict = "goes", .rc = CMD_OK
-#define LOOPS .verdict = "loops", .rc = CMD_HELD
-#define NO_MEMORY .verdict = "no-target", .rc = CMD_NO_TARGET
-#define EBUSY_AT_ONCE .verdict = "ebusy", .rc = CMD_UNMOVABLE
-#define UNKILLABLE .verdict = "unkillable", .rc = CMD_REFUSED
+#define GOES .verdict = "goes", .rc = CMD_OK, .result = "done"
+#define LOOPS .verdict = "loops", .rc = CMD_HELD, .result = "timeout"
+#define NO_MEMORY .verdict = "no-target", .rc = CMD_NO_TARGET, .result = "refused"
+#define EBUSY_AT_ONCE .verdict = "ebusy", .rc = CMD_UNMOVABLE, .result = "kernel refused"
+#define UNKILLABLE .verdict = "unkillable", .rc = CMD_REFUSED, .result = "refused"
 
 const struct row rows[] = {
 	/* What moves; nobody is accused. */
@@ -64,6 +64,7 @@ const struct row rows[] = {
 	 .setup = setup_slow,
 	 .release = release_slow,
 	 .kind = "direct-io",
+	 .evidence = "likely",
 	 LOOPS},
 	{.group = "held",
 	 .name = "aio",
@@ -71,6 +72,15 @@ const struct row rows[] = {
 	 .setup = setup_slow,
 	 .release = release_slow,
 	 .kind = "direct-io",
+	 .evidence = "likely",
+	 LOOPS},
+	{.group = "held",
+	 .name = "io_uring-read",
+	 .plant = plant_uring_read,
+	 .setup = setup_slow,
+	 .release = release_slow,
+	 .kind = "direct-io",
+	 .evidence = "likely",
 	 LOOPS},
 	{.group = "held",
 	 .name = "two-pipes",
@@ -85,13 +95,57 @@ const struct row rows[] = {
 	 .kind = "socket",
 	 LOOPS},
 	{.group = "held",
+	 .name = "pipe-and-direct",
+	 .plant = plant_vmsplice,
+	 .plant2 = plant_aio,
+	 .setup = setup_slow,
+	 .release = release_slow,
+	 .kind = "pipe",
+	 .kind2 = "direct-io",
+	 .evidence2 = "likely",
+	 LOOPS},
+	{.group = "held",
 	 .name = "huge-reserved",
 	 .plant = plant_huge_reserved,
 	 .setup = setup_huge_reserved,
 	 .release = release_huge,
 	 .kind = "hugetlb",
+	 .evidence = "likely",
 	 EBUSY_AT_ONCE},
-	{.group = "held", .name = "no-memory", .plant = plant_much, NO_MEMORY},
+
+	/* What the table of host.md does not have, by itself and two drawn at random. */
+	{.group = "more", .name = "in-flight", .plant = plant_in_flight, .kind = "pipe", LOOPS},
+	{.group = "more", .name = "own-table", .plant = plant_own_table, .kind = "pipe", LOOPS},
+	{.group = "more", .name = "shared", .plant = plant_shared, .kind = "pipe", LOOPS},
+	{.group = "more",
+	 .name = "vmsplice-thp",
+	 .plant = plant_vmsplice_thp,
+	 .kind = "pipe",
+	 LOOPS},
+	{.group = "more",
+	 .name = "sendfile-unix",
+	 .plant = plant_sendfile_unix,
+	 .kind = "socket",
+	 LOOPS},
+	{.group = "more",
+	 .name = "not-accepted",
+	 .plant = plant_not_accepted,
+	 .kind = "socket",
+	 LOOPS},
+	{.group = "more",
+	 .name = "random",
+	 .plant = plant_random,
+	 .plant2 = plant_random,
+	 .kind = ANY_KIND,
+	 LOOPS},
+	{.group = "more",
+	 .name = "random-again",
+	 .plant = plant_random,
+	 .plant2 = plant_random,
+	 .kind = ANY_KIND,
+	 LOOPS},
+
+	{.group = "more", .name = "no-memory", .plant = plant_much, NO_MEMORY},
 
 	/* What the command does about it. */
 	{.group = "acts", .name = "wait", .special = special_wait},
@@ -106,6 +160,8 @@ const struct row rows[] = {
 	{.group = "acts", .name = "resumed", .special = special_resume},
 	{.group = "acts", .name = "bytes", .special = special_bytes},
 	{.group = "acts", .name = "comes-back", .special = special_comeback},
+	{.group = "acts", .name = "watch", .special = special_watch},
+	{.group = "acts", .name = "captured", .special = special_captured},
 	{.group = "acts", .name = "audit", .special = special_audit},
 	{.group = "acts", .name = "virtio-mem", .special = special_virtio},
 	{.group = "acts", .name = "dax", .special = special_dax},

@@ -538,6 +538,117 @@ int special_comeback(const struct row *row, long block)
 	return bad;
 }
 
+/* ---- Reading ---- */
+
+/* Waits for a byte of the driver's before it holds, so that whoever watches is there already. */
+static int go_fd[2];
+
+static void vmsplice_when_told(void)
+{
+	char *p = node_memory(8 * 4096), byte;
+	struct iovec v = {p, 8 * 4096};
+	int fd[2];
+
+	plant_say_ready();
+	if (read(go_fd[0], &byte, 1) != 1 || pipe(fd) || vmsplice(fd[1], &v, 1, 0) <= 0)
+		die("vmsplice");
+	for (;;)
+		pause();
+}
+
+/* Who takes references while it is watched is named, with the kernel's functions that he came by. */
+int special_watch(const struct row *row, long block)
+{
+	const char *const argv[] = {"vacate", "watch", "--json", name_of(block), NULL};
+	char said[256] = "";
+	struct holder h;
+	struct answer a = {0};
+	int out[2], err[2], bad = -1, status;
+	json_t *o;
+	size_t n = 0, i;
+	ssize_t got;
+	pid_t pid;
+
+	/* The holder first: what it has open would have no end for us. */
+	if (pipe(go_fd) || holder_start(&h, vmsplice_when_told) || pipe(out) || pipe(err))
+		return -1;
+	pid = fork();
+	if (!pid) {
+		dup2(out[1], 1);
+		dup2(err[1], 2);
+		execv("/bin/vacate", (char *const *)(uintptr_t)argv);
+		_exit(127);
+	}
+	close(out[1]);
+	close(err[1]);
+	/* It says so when it watches. */
+	while (n < sizeof(said) - 1 && !strstr(said, "watching") &&
+	       (got = read(err[0], said + n, sizeof(said) - 1 - n)) > 0)
+		n += (size_t)got;
+	if (!strstr(said, "watching"))
+		row_failed("it does not watch: %s", said);
+	else if (write(go_fd[1], "", 1) == 1)
+		sleep(2);
+	kill(pid, SIGINT);
+	a.text = calloc(1, 65536);
+	n = 0;
+	while (a.text && n < 65535 && (got = read(out[0], a.text + n, 65535 - n)) > 0)
+		n += (size_t)got;
+	waitpid(pid, &status, 0);
+	a.rc = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+	a.json = a.text ? json_loads(a.text, 0, NULL) : NULL;
+	seen(row, &a);
+	json_array_foreach(json_object_get(a.json, "owners"), i, o)
+	{
+		if (json_integer_value(json_object_get(o, "pid")) == h.pid &&
+		    json_integer_value(json_object_get(o, "held_bytes")) == 8 * 4096 &&
+		    json_array_size(json_object_get(o, "stack")) > 2)
+			bad = 0;
+	}
+	if (bad)
+		row_failed("pid %d is not seen to take 8 pages", (int)h.pid);
+	if (a.rc)
+		row_failed("exit status %d after an interrupt", a.rc);
+	answer_free(&a);
+	holder_stop(&h);
+	close(out[0]);
+	close(err[0]);
+	close(go_fd[0]);
+	close(go_fd[1]);
+	return bad;
+}
+
+/* What was captured says the same of a block with a holder as the machine itself, but for times. */
+int special_captured(const struct row *row, long block)
+{
+	struct answer live, saved;
+	struct holder h;
+	json_t *a, *b;
+	int bad;
+
+	if (holder_start(&h, plant_vmsplice_unmapped))
+		return -1;
+	bad = RUN(&live, 0, "why", "--json", name_of(block));
+	bad |= RUN(&saved, 0, "capture", "/tmp/captured");
+	answer_free(&saved);
+	holder_stop(&h);
+	bad |= RUN(&saved, 0, "why", "--sysroot", "/tmp/captured", "--json", name_of(block));
+	seen(row, &saved);
+	a = json_array_get(json_object_get(live.json, "blocks"), 0);
+	b = json_array_get(json_object_get(saved.json, "blocks"), 0);
+	for (const char *const *k = (const char *const[]){"block", "zone", "verdict", "reason",
+							  "holders", "advice", NULL};
+	     *k; k++)
+		if (!json_object_get(a, *k) ||
+		    !json_equal(json_object_get(a, *k), json_object_get(b, *k))) {
+			row_failed("\"%s\" of the capture is not the machine's", *k);
+			bad = -1;
+		}
+	answer_free(&live);
+	answer_free(&saved);
+	return bad;
+}
+
 /* Each thing that was done is in the log: here the kernel's, as nobody else keeps one. */
 int special_audit(const struct row *row, long block)
 {
