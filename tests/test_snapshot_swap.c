@@ -423,12 +423,44 @@ static void test_off_with_snapshots(void **state UNUSED)
 	t_close(pool);
 }
 
+/* Host mappings are short, so huge folios are to be copied whole; but no pageblock can be made free. Then they are
+ * cut after all. */
+static void test_scarce_mappings(void **state UNUSED)
+{
+	struct vac_pool *pool = t_pool(MIB(4), 3);
+	struct vac_space *s = t_space(pool, MIB(16)), *t;
+	char *huge = t_map(s, MIB(2), 0), *rest = t_map(s, MIB(10), VAC_MAP_NOHUGE);
+	uint64_t used, limit, copied;
+	long more;
+
+	swap_file(pool, MIB(64));
+	pat_fill(huge, MIB(2), 1);
+	pat_fill(rest, MIB(10), 2);
+	for (size_t off = 0; off < MIB(10); off += MIB(2))
+		assert_ok(vac_lock(s, rest + off, P));
+	t = snap(s);
+	copied = t_stats(pool).cow_bytes;
+	vac__port_vma_usage(&used, &limit);
+	more = (long)(limit / 10 * 6) - (long)used;
+	assert_true(more > 0 && vac__port_vma_charge(more, true));
+	huge[5 * P] ^= 1;
+	vac__port_vma_charge(-more, true);
+	assert_in_range(t_stats(pool).cow_bytes - copied, P, MIB(2));
+	huge[5 * P] ^= 1;
+	assert_int_equal(pat_bad(huge, MIB(2), 1), -1);
+	assert_int_equal(pat_bad(in(s, huge, t), MIB(2), 1), -1);
+	assert_int_equal(pat_bad(rest, MIB(10), 2), -1);
+	t_check(pool);
+	t_close(pool);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_cow_rows_1_2),
 		cmocka_unit_test(test_cow_rows_3_6),
 		cmocka_unit_test(test_cow_rows_7_14),
+		cmocka_unit_test(test_scarce_mappings),
 		cmocka_unit_test(test_seed004_overlapping_reads),
 		cmocka_unit_test(test_seed004_written_before_unpin),
 		cmocka_unit_test(test_seed004_swap_cache_is_no_sharer),
