@@ -22,13 +22,15 @@
 #define FAULTS_SHOWN 40
 #define WARM_OPS 4096
 #define HOLD_NS 2000000000u /* if the caller has not said */
+#define PACE_OPS 64         /* between two rests */
+#define PACE_NS 2000000u
 #define CHURN_BYTES ((uint64_t)4 << 20)
 /* The finest interval that a client is taken to ask at: below it the clock itself is the noise. */
 #define INTERVAL_MIN_NS 50
 
 static const struct wl_class *const classes[] = {
-	&wl_verify, &wl_records, &wl_atomics,   &wl_dio,    &wl_read, &wl_holder,
-	&wl_map,    &wl_storm,   &wl_snapshots, &wl_backup, &wl_aio,
+	&wl_verify, &wl_records,   &wl_atomics, &wl_dio, &wl_read, &wl_holder,     &wl_map,
+	&wl_storm,  &wl_snapshots, &wl_backup,  &wl_aio, &wl_idle, &wl_multipathd, &wl_longterm,
 };
 
 const struct wl_class *wl_nth(unsigned k)
@@ -359,6 +361,41 @@ void wl_op_end(struct wl_worker *w, uint64_t t0, uint64_t n)
 	hist_record_corrected(h, ns, w->interval_ns);
 }
 
+void wl_pace(struct wl_worker *w)
+{
+	if (w->run->paced && atomic_load_explicit(&w->ops, memory_order_relaxed) % PACE_OPS == 0)
+		wl_sleep(w, PACE_NS);
+}
+
+void wl_before_offline(struct wl_run *run, int block)
+{
+	for (unsigned i = 0; i < run->n_groups; i++) {
+		struct wl_group *g = &run->groups[i];
+
+		g->stat.before = g->cls->in_block && g->data ? g->cls->in_block(g, block) : 0;
+	}
+}
+
+void wl_after_offline(struct wl_run *run, const struct vac_offline_result *res, int err)
+{
+	for (unsigned i = 0; i < run->n_groups; i++) {
+		struct wl_group *g = &run->groups[i];
+		const char *owner = g->cls->owner;
+
+		if (!err && g->stat.before) {
+			g->stat.blocks++;
+			g->stat.pieces += g->stat.before;
+		}
+		if (!owner || strncmp(res->waited_for, owner, strlen(owner)))
+			continue;
+		if (res->waited_longest_ns > g->stat.waited_ns)
+			g->stat.waited_ns = res->waited_longest_ns;
+		if (g->cls->idle)
+			wl_fault(run, "%s: an offline waited for \"%s\"", g->cls->name,
+				 res->waited_for);
+	}
+}
+
 void wl_sample(struct wl_run *run)
 {
 	struct vac_pool_stats st = VAC_INIT(struct vac_pool_stats);
@@ -524,4 +561,18 @@ int wl_run_print(struct wl_run *run)
 		out_table_cell(tb, "%s", note);
 	}
 	return out_table_print(tb);
+}
+
+void wl_run_tell(struct wl_run *run)
+{
+	for (unsigned i = 0; i < run->n_groups; i++) {
+		struct wl_group *g = &run->groups[i];
+		char text[1024] = "", *rest = text, *line;
+
+		if (!g->cls->tell || !g->data)
+			continue;
+		g->cls->tell(g, text, sizeof(text));
+		while ((line = strsep(&rest, "\n")))
+			printf("%s%s\n", line == text ? "" : "        ", line);
+	}
 }

@@ -51,6 +51,9 @@ struct wl_class {
 	const char *what; /* one line for --help */
 	enum wl_latency latency;
 	unsigned threads_min; /* it makes no sense with fewer; 0: none */
+	bool normal;          /* it wants a block of normal memory beside the movable ones */
+	const char *owner;    /* how the names of its pins begin; NULL: it is not counted by them */
+	bool idle; /* it never holds a block: an offline that waits for its owner is wrong */
 	/* Map and fill the group's memory, of about g->bytes where the class can use any amount.
 	 * 0 or a negative errno value, with a message printed. */
 	int (*prepare)(struct wl_group *g);
@@ -62,10 +65,23 @@ struct wl_class {
 	void (*release)(struct wl_group *g);
 	/* Something worth a line in the summary; may be NULL or leave buf empty. */
 	void (*note)(struct wl_group *g, char *buf, size_t len);
+	/* How many of the things that it is about (contexts, pins, buffers) lie in a block now: asked before
+	 * each offline, with the threads at work; and what came of that, in a line or more. Both or none. */
+	unsigned (*in_block)(struct wl_group *g, int block);
+	void (*tell)(struct wl_group *g, char *buf, size_t len);
 };
 
 extern const struct wl_class wl_verify, wl_records, wl_atomics, wl_dio, wl_read, wl_holder, wl_map,
-	wl_storm, wl_snapshots, wl_backup, wl_aio;
+	wl_storm, wl_snapshots, wl_backup, wl_aio, wl_idle, wl_multipathd, wl_longterm;
+
+/* What a class with in_block() has come to. */
+struct wl_stat {
+	_Atomic uint64_t events, transfers, bytes; /* by its threads */
+	/* The controller's: blocks that left with something of the group in them, how many pieces those were
+	 * altogether, and the longest that an offline has waited for one of its pins. */
+	uint64_t blocks, pieces, waited_ns;
+	unsigned before; /* pieces in the block that is leaving */
+};
 
 struct wl_group {
 	struct wl_run *run;
@@ -77,6 +93,7 @@ struct wl_group {
 	unsigned char *mem;         /* its memory if that lasts, for `holder` to hold pages of */
 	uint64_t mem_bytes;
 	_Atomic uint64_t swept; /* things checked by sweeps */
+	struct wl_stat stat;
 };
 
 enum wl_phase { WL_BEFORE = 0, WL_DURING, WL_PHASES }; /* of the first offline */
@@ -110,7 +127,8 @@ struct wl_run {
 	uint64_t churn_bytes;    /* most that one thread of `map` has mapped */
 	uint64_t hold_ns;        /* how long the holder keeps its pin */
 	bool hold_random;        /* mostly much shorter than that */
-	const char *scratch_dir; /* for the file of `dio`; NULL: find one */
+	const char *scratch_dir; /* for files, see scratch.h; NULL: find one */
+	bool paced; /* those who would rewrite at full speed for ever leave some of it to the rest */
 
 	struct wl_group groups[WL_MAX_GROUPS];
 	unsigned n_groups;
@@ -173,6 +191,11 @@ uint64_t wl_group_ops(const struct wl_group *g);
 uint64_t wl_group_checked(const struct wl_group *g);
 /* A table with a line a group, on stdout; as out_table_print() answers. */
 int wl_run_print(struct wl_run *run);
+/* Around an offline: see wl_stat. */
+void wl_before_offline(struct wl_run *run, int block);
+void wl_after_offline(struct wl_run *run, const struct vac_offline_result *res, int err);
+/* On stdout, what each class with tell() has to say; indented after its first line. */
+void wl_run_tell(struct wl_run *run);
 /* The class by name, NULL; and the k-th, NULL after the last. */
 const struct wl_class *wl_find(const char *name);
 const struct wl_class *wl_nth(unsigned k);
@@ -188,6 +211,9 @@ static inline bool wl_go(struct wl_worker *w)
 {
 	return atomic_load_explicit(&w->run->state, memory_order_relaxed) == WL_GO || wl_park(w);
 }
+
+/* After each operation of a thread that has no other reason to rest: see wl_run.paced. */
+void wl_pace(struct wl_worker *w);
 
 /* Sleep; parks meanwhile where asked. false: stop. */
 bool wl_sleep(struct wl_worker *w, uint64_t ns);
