@@ -120,14 +120,23 @@ struct wl_worker {
 
 enum wl_state { WL_GO = 0, WL_PAUSE, WL_STOP };
 
+/* A file that lies in pool memory: what `backup` makes its files from. */
+struct wl_source {
+	const char *name;
+	const void *at;
+	uint64_t bytes;
+};
+
 struct wl_run {
 	struct vac_pool *pool;
 	struct vac_space *space;
 	uint64_t seed;
-	uint64_t churn_bytes;    /* most that one thread of `map` has mapped */
-	uint64_t hold_ns;        /* how long the holder keeps its pin */
-	bool hold_random;        /* mostly much shorter than that */
-	const char *scratch_dir; /* for files, see scratch.h; NULL: find one */
+	uint64_t churn_bytes;           /* most that one thread of `map` has mapped */
+	uint64_t hold_ns;               /* how long the holder keeps its pin */
+	bool hold_random;               /* mostly much shorter than that */
+	const char *scratch_dir;        /* for files, see scratch.h; NULL: find one */
+	const struct wl_source *source; /* [sources], while `backup` is prepared */
+	unsigned sources;
 	bool paced; /* those who would rewrite at full speed for ever leave some of it to the rest */
 
 	struct wl_group groups[WL_MAX_GROUPS];
