@@ -43,6 +43,7 @@
 #define MAGIC UINT64_C(0x7061636b75706261)
 #define BOUNCE_WORDS ((uint64_t)32 << 10)
 #define PAUSE_NS 20000000u
+#define REST_NS 1000000
 
 struct image {
 	char name[64];
@@ -83,13 +84,27 @@ static uint64_t word_of(const struct image *f, uint64_t i, uint64_t version)
 }
 
 /* In order, one word after another: the order of stores is what a snapshot is judged by. */
-static void rewrite(const struct image *f, uint64_t version)
+static void rewrite(const struct image *f, uint64_t version, uint64_t from, uint64_t to)
 {
 	volatile uint64_t *at = f->at;
 
-	at[VERSION] = version;
-	for (uint64_t i = HEAD_WORDS; i < f->words; i++)
+	for (uint64_t i = from; i < to; i++)
 		at[i] = word_of(f, i, version);
+}
+
+static void rewrite_one(struct wl_worker *w, const struct image *f, uint64_t version)
+{
+	uint64_t rest = HEAD_WORDS + wl_below(w, f->words - HEAD_WORDS + 1);
+
+	((volatile uint64_t *)f->at)[VERSION] = version;
+	rewrite(f, version, HEAD_WORDS, rest);
+	/* Resting in the middle of a file, a snapshot meets it there. */
+	if (w->run->paced) {
+		const struct timespec ts = {0, REST_NS};
+
+		nanosleep(&ts, NULL);
+	}
+	rewrite(f, version, rest, f->words);
 }
 
 /*
@@ -230,7 +245,8 @@ static int map_files(struct wl_group *g)
 		f->at[0] = MAGIC;
 		f->at[1] = k;
 		f->at[2] = f->words;
-		rewrite(f, 0);
+		f->at[VERSION] = 0;
+		rewrite(f, 0, HEAD_WORDS, f->words);
 		at += (f->words * 8 + VAC_PAGE_BYTES - 1) / VAC_PAGE_BYTES * VAC_PAGE_BYTES;
 	}
 	return 0;
@@ -287,12 +303,10 @@ static void rewrite_all(struct wl_worker *w, unsigned writer)
 			t0 = wl_now_ns();
 			wl_doing(w, "rewriting a file", d->file[k].at);
 			pthread_rwlock_rdlock(&d->whole);
-			rewrite(&d->file[k], version);
+			rewrite_one(w, &d->file[k], version);
 			pthread_rwlock_unlock(&d->whole);
 			atomic_fetch_add(&d->rewritten, 1);
 			wl_op_end(w, t0, 0);
-			if (w->run->paced)
-				wl_sleep(w, 1000000);
 		}
 	}
 }
@@ -489,7 +503,7 @@ static void tell(struct wl_group *g, char *buf, size_t len)
 	struct backup *d = g->data;
 
 	snprintf(buf, len,
-		 "%" PRIu64 " backups of %u files%s to the disk, from snapshots, while they were "
+		 "%" PRIu64 " backups to the disk of %u files%s, from snapshots, while these were "
 		 "rewritten %" PRIu64
 		 " times:\n%.1f MiB read back, each backup of one instant; %" PRIu64
 		 " taken between two rewrites, every file whole,\n%" PRIu64

@@ -548,13 +548,13 @@ static void tell(struct wl_group *g, char *buf, size_t len)
 	snprintf(buf, len,
 		 "direct I/O on one buffer, endless and overlapping (2005): %" PRIu64
 		 " reads and %" PRIu64
-		 " writes%s by %u threads,\n%.1f in flight, %.2f GB, each byte "
+		 " writes%s by %u thread%s,\n%.1f in flight, %.2f GB, each byte "
 		 "checked; %" PRIu64
-		 " blocks left with such a buffer in them, the longest\nwait for a "
-		 "transfer %.3f s",
-		 s.reads, s.writes, d->writes ? "" : " (not on this filesystem)", g->threads,
-		 s.depth, (double)atomic_load(&g->stat.bytes) / 1e9, g->stat.blocks,
-		 (double)g->stat.waited_ns / 1e9);
+		 " block%s left with such a buffer, the longest wait for a\ntransfer "
+		 "was %.3f s",
+		 s.reads, s.writes, d->writes ? "" : " (none on this filesystem)", g->threads,
+		 wl_s(g->threads), s.depth, (double)atomic_load(&g->stat.bytes) / 1e9,
+		 g->stat.blocks, wl_s(g->stat.blocks), (double)g->stat.waited_ns / 1e9);
 }
 
 const struct wl_class wl_dio = {

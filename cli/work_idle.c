@@ -210,12 +210,11 @@ static void idle_tell(struct wl_group *g, char *buf, size_t len)
 	struct idle *d = g->data;
 
 	snprintf(buf, len,
-		 "%u idle direct-I/O contexts, %" PRIu64 " of them made anew: %" PRIu64
-		 " blocks left with %" PRIu64
-		 " of their\nrings in them, none was held by one; %" PRIu64
-		 " events, each the right one",
-		 d->all, atomic_load(&d->made), g->stat.blocks, g->stat.pieces,
-		 atomic_load(&g->stat.events));
+		 "%u direct I/O contexts that idle for ever, %" PRIu64
+		 " of them made anew: %" PRIu64 " block%s left with %" PRIu64
+		 " of\ntheir rings, and waited for none; %" PRIu64 " events, each the right one",
+		 d->all, atomic_load(&d->made), g->stat.blocks, wl_s(g->stat.blocks),
+		 g->stat.pieces, atomic_load(&g->stat.events));
 }
 
 const struct wl_class wl_idle = {
@@ -424,12 +423,12 @@ static void path_tell(struct wl_group *g, char *buf, size_t len)
 	struct multipathd *d = g->data;
 
 	snprintf(buf, len,
-		 "%u path checkers, each with its context (multipathd, 2012): %" PRIu64
-		 " sectors read, %" PRIu64 " timeouts;\n%" PRIu64 " blocks left with %" PRIu64
-		 " of their rings and buffers in them, the longest wait "
-		 "for one %.3f s",
+		 "multipathd's %u path checkers, each with its context for ever (2012): %" PRIu64
+		 " sectors read, %" PRIu64 " timeouts;\n%" PRIu64 " block%s left with %" PRIu64
+		 " rings or buffers of theirs, the longest wait for a read was %.3f s",
 		 d->paths, atomic_load(&g->stat.transfers), atomic_load(&d->timeouts),
-		 g->stat.blocks, g->stat.pieces, (double)g->stat.waited_ns / 1e9);
+		 g->stat.blocks, wl_s(g->stat.blocks), g->stat.pieces,
+		 (double)g->stat.waited_ns / 1e9);
 }
 
 const struct wl_class wl_multipathd = {

@@ -410,15 +410,15 @@ static void tell(struct wl_group *g, char *buf, size_t len)
 
 	snprintf(buf, len,
 		 "long-term pins: %" PRIu64 " plain and %" PRIu64 " strict, for which %" PRIu64
-		 " pages moved to normal memory, %" PRIu64 " had to\nstay, %" PRIu64
-		 " were refused; %" PRIu64 " relocatable, which followed %" PRIu64
-		 " pages in %" PRIu64 " moves; %" PRIu64 " revocable, of\nwhich %" PRIu64
-		 " were asked to let go; %" PRIu64 " blocks left with %" PRIu64 " of them in them",
+		 " pages moved to normal memory (%" PRIu64 " had to stay,\n%" PRIu64
+		 " pins were refused); %" PRIu64 " relocatable, which followed %" PRIu64
+		 " pages in %" PRIu64 " moves; %" PRIu64 " revocable,\nof which %" PRIu64
+		 " let go when asked; %" PRIu64 " block%s left with %" PRIu64 " of them",
 		 atomic_load(&d->taken[PLAIN]), atomic_load(&d->taken[STRICT]),
 		 atomic_load(&d->moved), atomic_load(&d->kept), atomic_load(&d->refused),
 		 atomic_load(&d->taken[RELOCATABLE]), atomic_load(&d->followed),
 		 atomic_load(&d->asked), atomic_load(&d->taken[REVOCABLE]),
-		 atomic_load(&d->revoked), g->stat.blocks, g->stat.pieces);
+		 atomic_load(&d->revoked), g->stat.blocks, wl_s(g->stat.blocks), g->stat.pieces);
 }
 
 const struct wl_class wl_longterm = {

@@ -272,6 +272,12 @@ int wl_map_now(struct wl_run *run, uint64_t bytes, unsigned flags, void **mem);
 void *wl_map_filled(struct wl_run *run, uint64_t *bytes, unsigned flags, const char *for_what,
 		    int *err);
 
+/* Of a plural. */
+static inline const char *wl_s(uint64_t n)
+{
+	return n == 1 ? "" : "s";
+}
+
 /* What the engine says about an address, for messages about a fault. */
 const char *wl_page_text(struct wl_run *run, const void *addr, char *buf, size_t len);
 
