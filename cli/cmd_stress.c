@@ -717,7 +717,8 @@ static int run_stress(struct stress *st)
 	err = wl_run_init(run);
 	if (err)
 		return CMD_ERROR;
-	err = wl_memcpy_rate(run, step < 64 * MIB ? step : 64 * MIB, 5, &st->memcpy_bytes_per_s);
+	err = wl_memcpy_rate(run, step < 64 * MIB ? step : 64 * MIB, 5, &st->memcpy_bytes_per_s,
+			     NULL);
 	if (!err)
 		err = fill(st);
 	if (!err) {

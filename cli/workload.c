@@ -506,9 +506,18 @@ const char *wl_page_text(struct wl_run *run, const void *addr, char *buf, size_t
 	return buf;
 }
 
-int wl_memcpy_rate(struct wl_run *run, uint64_t bytes, unsigned runs, double *bytes_per_s)
+static uint64_t thread_cpu_ns(void)
 {
-	uint64_t len = bytes;
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+int wl_memcpy_rate(struct wl_run *run, uint64_t bytes, unsigned runs, double *bytes_per_s,
+		   double *fresh)
+{
+	uint64_t len = bytes, fill_ns;
 	unsigned char *from, *to;
 	int err = 0;
 
@@ -516,7 +525,9 @@ int wl_memcpy_rate(struct wl_run *run, uint64_t bytes, unsigned runs, double *by
 	from = wl_map_filled(run, &len, 0, "measuring memcpy", &err);
 	if (!from)
 		return err;
+	fill_ns = thread_cpu_ns();
 	to = wl_map_filled(run, &len, 0, "measuring memcpy", &err);
+	fill_ns = thread_cpu_ns() - fill_ns;
 	if (to) {
 		/* Written once before: the host gives real pages, not the page of zeroes. */
 		memset(from, 0x5a, len);
@@ -532,6 +543,8 @@ int wl_memcpy_rate(struct wl_run *run, uint64_t bytes, unsigned runs, double *by
 		}
 		if (memcmp(to, from, len))
 			wl_fault(run, "memcpy between two quiet runs of pool memory lost bytes");
+		if (fresh && *bytes_per_s > 0)
+			*fresh = (double)len / ((double)len / *bytes_per_s + (double)fill_ns / 1e9);
 		vac_unmap(run->space, to, len);
 	}
 	vac_unmap(run->space, from, len);
