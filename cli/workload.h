@@ -293,7 +293,7 @@ struct wl_pages {
 void wl_verify_use(struct wl_group *g, const struct wl_pages *pages);
 uint64_t wl_page_sum(const void *page);
 
-/* Best of runs: bytes a second of memcpy() between two resident runs of pool memory. fresh (may be NULL), of a
+/* Best of runs: bytes a second of processor time of memcpy() between two resident runs of pool memory. fresh (may be NULL), of a
  * pool whose memory was never touched: the same if the kernel has to find and clear the target first, as it
  * has when a block that was given back takes in what leaves another one. */
 int wl_memcpy_rate(struct wl_run *run, uint64_t bytes, unsigned runs, double *bytes_per_s,
