@@ -38,7 +38,7 @@ static bool takes_direct(int fd)
 
 static int one_file(const char *dir, const char *stem, bool direct)
 {
-	char path[512], link[40];
+	char path[512];
 	int fd, again;
 
 	if (snprintf(path, sizeof(path), "%s/vacate-%s-XXXXXX", dir, stem) >= (int)sizeof(path))
@@ -46,8 +46,7 @@ static int one_file(const char *dir, const char *stem, bool direct)
 	fd = mkostemp(path, O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	again = direct ? open(link, O_RDWR | O_DIRECT | O_CLOEXEC) : -1;
+	again = direct ? open(path, O_RDWR | O_DIRECT | O_NOFOLLOW | O_CLOEXEC) : -1;
 	unlink(path);
 	if (!direct)
 		return fd;
