@@ -635,7 +635,7 @@ static void print_rates(const struct demo *d)
 		printf("%.2f GB for %u mostly of\n       4 KiB folios, ", cpu_rate(&base),
 		       base.times);
 	printf("where memcpy into fresh memory makes %.2f GB; by the clock %.2f GB/s,\n"
-	       "       as %u busy threads have the same %ld processors\n",
+	       "       as the load's %u threads have the same %ld processors\n",
 	       d->memcpy_fresh / 1e9, rate(&all), d->run.n_workers, sysconf(_SC_NPROCESSORS_ONLN));
 }
 
