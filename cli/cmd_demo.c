@@ -2,9 +2,10 @@
 /*
  * vacate demo: the main job in one command. A pool is filled with real files and with records,
  * threads work on all of it and check every byte, and meanwhile every block is taken away, given
- * back to the system and added again, in turn, three times. Two groups work on snapshots: one sums
- * each twice, one saves them to a file. Then the same with swap: twice the data that a second, smaller
- * pool has memory for (demo_swap.c).
+ * back to the system and added again, in turn, twice where there is time for it. Some of the threads are the cases that
+ * memory hot-remove once failed on: endless direct I/O on one buffer (2005), direct I/O contexts that idle for ever and
+ * multipathd's (2012), pins that last. Two groups work on snapshots: one sums each twice, one saves files to the disk from them.
+ * Then the same with swap: twice the data that a second, smaller pool has memory for (demo_swap.c).
  *
  * The exit status is 0 only if no byte differs, every sum is exact, the pool's own check finds
  * nothing, and every block could leave.
@@ -30,7 +31,9 @@
 #define DEFAULT_BLOCK (128 * MIB)
 #define DEFAULT_BLOCKS 9 /* eight, and the one block's worth that offline needs */
 #define MIN_BLOCKS 4
-#define DEFAULT_PASSES 3
+#define DEFAULT_PASSES 2
+#define SOON_NS \
+	12000000000u /* passes, if the user has not said how many: none that begins later than this */
 #define FILL_PERCENT 93     /* of all blocks but one */
 #define FILES_PERCENT 55    /* of that, at most; the rest are records */
 #define MIN_FILE (16 << 10) /* of the default paths: smaller ones only cost time */
@@ -38,7 +41,8 @@
 #define OFFLINE_TRIES 3 /* before an offline has failed for good */
 #define HANG_S 60
 #define WARM_NS 1000000000u
-#define SNAPSHOTS_BYTES (32 * MIB) /* of which each of their two groups takes an eighth, at most */
+#define SNAPSHOTS_BYTES (32 * MIB) /* of which `snapshots` takes an eighth, at most */
+#define BACKUP_BYTES (128 * MIB)   /* and `backup` of these */
 #define SWAP_BYTES (64 * MIB)      /* memory of the pool that swaps, at most */
 #define SWAP_NS 3000000000u
 #define HOLD_WAIT_NS 3000000000u
@@ -55,12 +59,14 @@ struct demo {
 	bool json;
 	bool custom; /* sizes come from the user */
 	uint64_t passes;
+	bool passes_given; /* else only as many of them as there is time for */
 	uint64_t limit_ns; /* 0: none */
 	char *const *paths;
 	unsigned n_paths;
 	uint64_t min_file;
 
 	double memcpy_bytes_per_s; /* measured before there is any load */
+	double memcpy_fresh;       /* into memory that the kernel has to clear first */
 	uint64_t before_worst_ns;  /* writers' worst wait with no offline going on */
 	double occupied;           /* share of all frames but one block's */
 	uint64_t used_frames;
@@ -82,7 +88,7 @@ static void usage(void)
 	     "Options:\n"
 	     "      --pool SIZE     memory in all blocks (default 1152M)\n"
 	     "      --block SIZE    of one block, a power of two from 2M to 1G (default 128M)\n"
-	     "      --passes N      times that every block leaves (default 3)\n"
+	     "      --passes N      times that every block leaves (default 2, or 1 if that is slow)\n"
 	     "      --seconds N     begin no further block after N seconds of passes\n"
 	     "      --seed N        of all random choices (default 1)\n"
 	     "      --guard GUARD   auto (default), sigsegv or userfaultfd\n"
@@ -141,6 +147,7 @@ static int parse(struct demo *d, int argc, char **argv)
 		case OPT_PASSES:
 			if (opt_number(&ctx, "--passes", optarg, 1, 1000000, &d->passes))
 				return CMD_USAGE;
+			d->passes_given = true;
 			break;
 		case OPT_SECONDS:
 			if (opt_time(&ctx, "--seconds", optarg, 1000000000u, UINT64_MAX,
@@ -195,7 +202,8 @@ static int parse(struct demo *d, int argc, char **argv)
 /* What the process needs beside the pool: versions of records, checksums, threads, files' names. */
 static uint64_t memory_needed(uint64_t pool_bytes)
 {
-	return pool_bytes + pool_bytes / 32 + 64 * MIB +
+	/* Of the normal block only what is pinned is ever touched. */
+	return pool_bytes + pool_bytes / 32 + 80 * MIB +
 	       (pool_bytes / 8 < SWAP_BYTES ? pool_bytes / 8 : SWAP_BYTES);
 }
 
@@ -239,13 +247,64 @@ static unsigned threads_for(unsigned most)
 	return n < most ? n : most;
 }
 
+/* Its files are copies of what has been loaded. */
+static int add_backup(struct demo *d, uint64_t bytes)
+{
+	struct wl_source *source = calloc(d->files.files + 1, sizeof(*source));
+	unsigned n = 0;
+	int err;
+
+	if (!source)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < d->files.files; i++) {
+		const struct file *f = &d->files.file[i];
+
+		if (f->failed)
+			continue;
+		source[n].name = f->path;
+		source[n].at = d->files.pages.base + f->first_page * VAC_PAGE_BYTES;
+		source[n++].bytes = f->bytes;
+	}
+	d->run.source = source;
+	d->run.sources = n;
+	err = wl_run_add(&d->run, &wl_backup, 2, bytes < BACKUP_BYTES ? bytes : BACKUP_BYTES);
+	d->run.source = NULL;
+	d->run.sources = 0;
+	free(source);
+	return err;
+}
+
+/* The cases, all small. Answers what they take, or a negative errno value. */
+static int64_t add_cases(struct demo *d, uint64_t bytes)
+{
+	unsigned first = d->run.n_groups;
+	int64_t taken = 0;
+	int err;
+
+	err = wl_run_add(&d->run, &wl_dio, 2, 0);
+	if (!err)
+		err = wl_run_add(&d->run, &wl_idle, 1, bytes);
+	if (!err)
+		err = wl_run_add(&d->run, &wl_multipathd, 1, 0);
+	if (!err)
+		err = wl_run_add(&d->run, &wl_longterm, 1, bytes);
+	if (!err)
+		err = wl_run_add(&d->run, &wl_snapshots, 2,
+				 bytes / 4 < SNAPSHOTS_BYTES ? bytes / 4 : SNAPSHOTS_BYTES);
+	if (!err)
+		err = add_backup(d, bytes / 4);
+	for (unsigned i = first; i < d->run.n_groups; i++)
+		taken += (int64_t)d->run.groups[i].bytes;
+	return err ? err : taken;
+}
+
 /* Map and fill everything: files first, the rest of the space with records. */
 static int fill(struct demo *d)
 {
 	uint64_t bytes = (d->s.pool_bytes - d->s.block_bytes) / 100 * FILL_PERCENT;
-	/* Fixed needs of the other groups: atomics at most 2 MiB + 128 KiB, dio 256 KiB, read 2 MiB
-	 * or 128 KiB. */
+	/* Atomics at most 2 MiB + 128 KiB, read 2 MiB or 128 KiB. */
 	uint64_t fixed = bytes >= 64 * MIB ? 5 * MIB : MIB * 3 / 4;
+	int64_t cases;
 	char a[SIZE_TEXT_MAX], how[64];
 	int err;
 
@@ -275,34 +334,33 @@ static int fill(struct demo *d)
 	bytes -= d->files.pages.pages * VAC_PAGE_BYTES;
 	err = wl_run_add(&d->run, &wl_atomics, threads_for(8), bytes >= 64 * MIB ? bytes : 0);
 	if (!err)
-		err = wl_run_add(&d->run, &wl_dio, 1, 0);
-	if (!err)
 		err = wl_run_add(&d->run, &wl_read, 1, bytes);
 	if (!err)
 		err = wl_run_add(&d->run, &wl_holder, 1, 0);
-	for (int i = 0; i < 2 && !err; i++) {
-		err = wl_run_add(&d->run, i ? &wl_backup : &wl_snapshots, 2,
-				 bytes / 4 < SNAPSHOTS_BYTES ? bytes / 4 : SNAPSHOTS_BYTES);
-		if (!err)
-			fixed += d->run.groups[d->run.n_groups - 1].bytes;
-	}
-	if (!err)
-		err = wl_run_add(&d->run, &wl_records, threads_for(8),
-				 bytes > fixed ? bytes - fixed : VAC_PAGE_BYTES);
+	if (err)
+		return err;
+	cases = add_cases(d, bytes);
+	if (cases < 0)
+		return (int)cases;
+	fixed += (uint64_t)cases;
+	err = wl_run_add(&d->run, &wl_records, threads_for(8),
+			 bytes > fixed ? bytes - fixed : VAC_PAGE_BYTES);
 	return err;
 }
 
 static void tell_pool(struct demo *d)
 {
 	struct vac_pool_stats st = VAC_INIT(struct vac_pool_stats);
-	uint64_t spare = d->s.block_bytes / VAC_PAGE_BYTES;
+	/* One block's worth is what an offline needs; the normal one is for long-term pins. */
+	uint64_t spare = d->s.block_bytes / VAC_PAGE_BYTES * 2;
 	char a[SIZE_TEXT_MAX];
 
 	if (vac_pool_stats(d->s.pool, &st))
 		return;
 	d->used_frames = st.frames_used;
 	d->occupied = (double)st.frames_used / (double)(st.frames_total - spare);
-	out_msg("pool of %u blocks of %s, guard %s, %.1f %% occupied apart from one block's worth; "
+	out_msg("pool of %u blocks of %s and one of normal memory, guard %s, %.1f %% occupied apart from one "
+		"block's worth; "
 		"%" PRIu64 " pageblocks of 2 MiB host pages, %" PRIu64 " of 4 KiB",
 		d->s.blocks, size_text(d->s.block_bytes, a, sizeof(a)), guard_name(st.guard),
 		d->occupied * 100, st.pageblocks_huge, st.pageblocks_base);
@@ -316,8 +374,9 @@ static void warm_up(struct demo *d)
 	wl_worst_ns(&d->run, WL_WRITER);
 	wl_run_wait(&d->run, WARM_NS);
 	d->before_worst_ns = wl_worst_ns(&d->run, WL_WRITER);
-	out_msg("memcpy: %.2f GB/s; writer's worst wait while nothing leaves: %.1f ms",
-		d->memcpy_bytes_per_s / 1e9, (double)d->before_worst_ns / 1e6);
+	out_msg("memcpy: %.2f GB/s, into fresh memory %.2f; writer's worst wait while nothing leaves: %.1f ms",
+		d->memcpy_bytes_per_s / 1e9, d->memcpy_fresh / 1e9,
+		(double)d->before_worst_ns / 1e6);
 	atomic_store(&d->run.phase, WL_DURING);
 }
 
@@ -407,6 +466,11 @@ static int passes(struct demo *d)
 		return 1;
 	}
 	for (unsigned pass = 0; pass < d->passes; pass++) {
+		if (pass && !d->passes_given && wl_now_ns() - t0 > SOON_NS) {
+			out_msg("pass %u took %.0f s: no further one (--passes for more)", pass,
+				(double)(wl_now_ns() - t0) / 1e9);
+			break;
+		}
 		for (unsigned n = 0; n < d->s.blocks; n++) {
 			if (atomic_load(&d->run.interrupted))
 				goto out;
@@ -537,6 +601,44 @@ static void print_memory(const struct demo *d)
 	       all.touched ? (double)all.fall * 100 / (double)all.touched : 0, all.fall_s);
 }
 
+/* Most of what a block had was 4 KiB folios. Only such cycles, or the others. */
+static struct sum sum_of_kind(const struct demo *d, bool base)
+{
+	struct sum s = {0};
+
+	for (unsigned i = 0; i < d->cycles; i++) {
+		const struct vac_offline_result *res = &d->cycle[i].res;
+
+		if ((res->base_moved * VAC_PAGE_BYTES > res->bytes_moved / 2) == base)
+			add(&s, &d->cycle[i]);
+	}
+	return s;
+}
+
+static double cpu_rate(const struct sum *s)
+{
+	return s->cpu_ns ? (double)s->moved / (double)s->cpu_ns : 0;
+}
+
+/*
+ * Two rates, since folios of either size cost what they cost, beside what memcpy would cost: into memory that
+ * is fresh, as that of a block is which was given back and has returned. And why the clock shows less.
+ */
+static void print_rates(const struct demo *d)
+{
+	struct sum all = sum_of(d, WL_NO_BLOCK), huge = sum_of_kind(d, false),
+		   base = sum_of_kind(d, true);
+
+	printf("moved: %.2f GB a second of processor time for %u blocks mostly of 2 MiB folios, ",
+	       cpu_rate(&huge), huge.times);
+	if (base.times)
+		printf("%.2f GB for %u mostly of\n       4 KiB folios, ", cpu_rate(&base),
+		       base.times);
+	printf("where memcpy into fresh memory makes %.2f GB; by the clock %.2f GB/s,\n"
+	       "       as the load's %u threads have the same %ld processors\n",
+	       d->memcpy_fresh / 1e9, rate(&all), d->run.n_workers, sysconf(_SC_NPROCESSORS_ONLN));
+}
+
 static bool passed(struct demo *d)
 {
 	return !atomic_load(&d->run.faults) && !d->swap.errors && !d->swap.failed && d->swap.done &&
@@ -561,6 +663,8 @@ static int print_text(struct demo *d)
 		       fs->changed);
 	putchar('\n');
 	print_memory(d);
+	print_rates(d);
+	wl_run_tell(&d->run);
 	demo_swap_print(&d->swap);
 	printf("writer's worst wait: %.1f ms while blocks left, %.1f ms while none did\n",
 	       (double)sum_of(d, WL_NO_BLOCK).writer_worst_ns / 1e6,
@@ -606,6 +710,16 @@ static json_t *groups_json(struct demo *d)
 						   "bytes", (json_int_t)g->bytes, "operations",
 						   (json_int_t)wl_group_ops(g), "checked",
 						   (json_int_t)wl_group_checked(g)));
+		if (g->cls->tell)
+			json_object_set_new(json_array_get(a, json_array_size(a) - 1), "case",
+					    json_pack("{s:I, s:I, s:I, s:I, s:I, s:f}", "events",
+						      (json_int_t)g->stat.events, "transfers",
+						      (json_int_t)g->stat.transfers, "bytes",
+						      (json_int_t)g->stat.bytes, "blocks_left",
+						      (json_int_t)g->stat.blocks, "pieces_left",
+						      (json_int_t)g->stat.pieces,
+						      "waited_longest_s",
+						      (double)g->stat.waited_ns / 1e9));
 	}
 	return a;
 }
@@ -613,7 +727,8 @@ static json_t *groups_json(struct demo *d)
 static int print_json(struct demo *d)
 {
 	const struct file_set *fs = &d->files;
-	struct sum all = sum_of(d, WL_NO_BLOCK);
+	struct sum all = sum_of(d, WL_NO_BLOCK), huge = sum_of_kind(d, false),
+		   base = sum_of_kind(d, true);
 	json_t *offlines = json_array(), *j;
 
 	for (unsigned i = 0; offlines && i < d->cycles; i++)
@@ -631,6 +746,9 @@ static int print_json(struct demo *d)
 		return -ENOMEM;
 	}
 	json_object_set_new(j, "bytes_moved", json_integer((json_int_t)all.moved));
+	json_object_set_new(j, "memcpy_fresh_gb_per_s", json_real(d->memcpy_fresh / 1e9));
+	json_object_set_new(j, "gb_per_cpu_s_huge", json_real(cpu_rate(&huge)));
+	json_object_set_new(j, "gb_per_cpu_s_base", json_real(cpu_rate(&base)));
 	json_object_set_new(j, "offlines", offlines);
 	json_object_set_new(j, "failed", json_integer(d->failed));
 	json_object_set_new(j, "workloads", groups_json(d));
@@ -672,7 +790,8 @@ static int run_demo(struct demo *d)
 	err = wl_run_init(run);
 	if (err)
 		return CMD_ERROR;
-	err = wl_memcpy_rate(run, step < 64 * MIB ? step : 64 * MIB, 5, &d->memcpy_bytes_per_s);
+	err = wl_memcpy_rate(run, step < 64 * MIB ? step : 64 * MIB, 5, &d->memcpy_bytes_per_s,
+			     &d->memcpy_fresh);
 	if (!err)
 		err = fill(d);
 	if (!err) {
@@ -724,6 +843,8 @@ int cmd_demo(int argc, char **argv)
 	d->passes = DEFAULT_PASSES;
 	d->run.seed = 1;
 	d->run.hang_s = HANG_S;
+	d->run.paced = true;
+	d->s.normal = true;
 	d->s.name = "demo";
 	d->s.zone = VAC_ZONE_MOVABLE;
 	rc = parse(d, argc, argv);

@@ -315,6 +315,8 @@ static int parse(struct stress *st, int argc, char **argv)
 				 " MiB is too little for at least %u blocks of %" PRIu64 " MiB",
 				 st->s.pool_bytes >> 20, MIN_BLOCKS, st->s.block_bytes >> 20);
 	st->s.pool_bytes = st->s.pool_bytes / st->s.block_bytes * st->s.block_bytes;
+	for (unsigned k = 0; k < st->n_mix; k++)
+		st->s.normal |= st->mix[k]->normal && st->s.zone == VAC_ZONE_MOVABLE;
 	if (!st->threads)
 		st->threads = cpus > 0 ? (uint64_t)cpus * 2 : 2;
 	if (st->threads < st->n_mix)
@@ -665,8 +667,14 @@ static void print_wait(struct stress *st, const char *name, enum wl_latency kind
 static int print_text(struct stress *st, double seconds)
 {
 	int err = wl_run_print(&st->run);
+	bool told = false;
 	struct vac_pool_stats ps = VAC_INIT(struct vac_pool_stats);
 
+	for (unsigned i = 0; i < st->run.n_groups; i++)
+		told |= st->run.groups[i].cls->tell != NULL;
+	if (told)
+		putchar('\n');
+	wl_run_tell(&st->run);
 	printf("\nseed %" PRIu64 ", %.1f s\n", st->run.seed, seconds);
 	printf("offlines: %" PRIu64 " attempted, %" PRIu64 " succeeded, %" PRIu64
 	       " failed (%" PRIu64 " held, %" PRIu64 " without target memory, %" PRIu64 " other)\n",
@@ -709,7 +717,8 @@ static int run_stress(struct stress *st)
 	err = wl_run_init(run);
 	if (err)
 		return CMD_ERROR;
-	err = wl_memcpy_rate(run, step < 64 * MIB ? step : 64 * MIB, 5, &st->memcpy_bytes_per_s);
+	err = wl_memcpy_rate(run, step < 64 * MIB ? step : 64 * MIB, 5, &st->memcpy_bytes_per_s,
+			     NULL);
 	if (!err)
 		err = fill(st);
 	if (!err) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A queue of direct reads in flight. See dio.h. */
+/* A queue of direct transfers in flight. See dio.h. */
 #include "dio.h"
 
 #include <errno.h>
@@ -59,7 +59,8 @@ static void *reader(void *arg)
 		}
 		pthread_mutex_unlock(&q->lock);
 		do
-			r->res = preadv(r->fd, r->iov, r->iovs, r->off);
+			r->res = r->write ? pwritev(r->fd, r->iov, r->iovs, r->off)
+					  : preadv(r->fd, r->iov, r->iovs, r->off);
 		while (r->res < 0 && errno == EINTR);
 		if (r->res < 0)
 			r->res = -errno;
@@ -158,7 +159,10 @@ int dio_submit(struct dio_queue *q, struct dio_req *r)
 	sqe = io_uring_get_sqe(&q->ring);
 	if (!sqe)
 		return -EBUSY;
-	io_uring_prep_readv(sqe, r->fd, r->iov, (unsigned)r->iovs, (uint64_t)r->off);
+	if (r->write)
+		io_uring_prep_writev(sqe, r->fd, r->iov, (unsigned)r->iovs, (uint64_t)r->off);
+	else
+		io_uring_prep_readv(sqe, r->fd, r->iov, (unsigned)r->iovs, (uint64_t)r->off);
 	io_uring_sqe_set_data(sqe, r);
 	atomic_store_explicit(&r->handed, 1, memory_order_release);
 	do

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A queue of direct reads in flight: io_uring where the kernel lets us have one, else a thread a
- * read with pread(2). Both halves may be used at once by two threads: one submits, another waits.
+ * A queue of direct reads and writes in flight: io_uring where the kernel lets us have one, else a thread
+ * a transfer with preadv(2) or pwritev(2). Both halves may be used at once by two threads: one submits, another waits.
  *
  * The queue knows nothing of pins: whoever reads into pool memory pins it before dio_submit() and
  * unpins it after dio_wait() has handed the request back. A thread that waits for a pin must not
@@ -22,7 +22,8 @@ struct dio_req {
 	struct iovec iov[2];
 	int iovs;
 	off_t off;
-	ssize_t res;  /* bytes read, or a negative errno value */
+	bool write;   /* else it reads */
+	ssize_t res;  /* bytes transferred, or a negative errno value */
 	uint64_t pin; /* for the caller */
 	void *user;   /* for the caller */
 	/* Hands the request from the submitting to the waiting thread: io_uring passes it through

@@ -14,7 +14,7 @@
 #include "opt.h"
 #include "out.h"
 
-#define CHECK_TRIES 1000
+#define CHECK_TRIES 10000
 #define GONE_PERCENT 95     /* of a block's memory counts as "has come back" */
 #define GONE_NS 1000000000u /* and this is the time it has for that */
 
@@ -117,7 +117,7 @@ int session_open(struct session *s)
 	po.name = s->name;
 	po.block_bytes = s->block_bytes;
 	/* Who operates the pool from outside may want to add to it. */
-	po.max_bytes = s->pool_bytes * (s->with_control ? 2 : 1);
+	po.max_bytes = s->pool_bytes * (s->with_control ? 2 : 1) + (s->normal ? s->block_bytes : 0);
 	po.guard = s->guard;
 	po.flags = s->flags;
 	/* All that the workloads hand to the kernel is pinned. Where holders can be seen looking for others
@@ -147,6 +147,14 @@ int session_open(struct session *s)
 		if (err)
 			out_error("cannot add block %u of %u: %s", i + 1, s->blocks,
 				  vac_strerror(err));
+	}
+	s->normal_id = -1;
+	if (!err && s->normal) {
+		s->normal_id = vac_block_add(s->pool, NULL);
+		err = s->normal_id < 0 ? s->normal_id
+				       : vac_block_online(s->pool, s->normal_id, VAC_ZONE_NORMAL);
+		if (err)
+			out_error("cannot add a block of normal memory: %s", vac_strerror(err));
 	}
 	if (!err && s->swap_path)
 		err = open_swap(s);
@@ -312,6 +320,7 @@ int session_offline(struct session *s, struct wl_run *run, int id, int64_t timeo
 	c->res.size = sizeof(c->res);
 	c->id = id;
 	oo.timeout_ms = timeout_ms;
+	oo.flags = VAC_OFFLINE_REVOKE; /* nobody but `longterm` has such pins */
 	oo.progress = show_progress;
 	oo.progress_ctx = run;
 	if (account) {
@@ -320,6 +329,7 @@ int session_offline(struct session *s, struct wl_run *run, int id, int64_t timeo
 		before.anonymous = own_anonymous();
 		account = !memcg_usage(&s->memcg, &before.charged);
 	}
+	wl_before_offline(run, id);
 	wl_worst_ns(run, WL_WRITER);
 	wl_worst_ns(run, WL_READER);
 	wl_stage(run, "offlining a block");
@@ -331,6 +341,7 @@ int session_offline(struct session *s, struct wl_run *run, int id, int64_t timeo
 	wl_stage(run, "offline has ended");
 	c->writer_worst_ns = wl_worst_ns(run, WL_WRITER);
 	c->reader_worst_ns = wl_worst_ns(run, WL_READER);
+	wl_after_offline(run, &c->res, c->err);
 	if (!run->tick)
 		out_progress_end();
 	wl_sample(run);
@@ -384,14 +395,15 @@ uint64_t session_check(struct session *s, struct wl_run *run, uint64_t used_fram
 	if (err)
 		wl_fault(run, "the pool's own check: %s", *msg ? msg : vac_strerror(err));
 	/* The check keeps operators out while it looks; the counters are read one by one, and an
-	 * operator may be at work in between. Then they add up a moment later. */
+	 * operator may be at work in between, or the pool's own thread be moving pages back that long-term
+	 * pins had brought to normal memory. Then they add up a moment later. */
 	for (int try = 0; try < CHECK_TRIES; try++) {
 		const struct timespec ts = {0, 1000000};
 
 		err = vac_pool_stats(s->pool, &st);
-		if (err || !s->control ||
+		if (err ||
 		    (st.frames_total == st.frames_free + st.frames_reserved + st.frames_used +
-						st.frames_isolated &&
+						st.frames_isolated + st.frames_quarantined &&
 		     (!used_frames || st.frames_used == used_frames)))
 			break;
 		nanosleep(&ts, NULL);

@@ -21,6 +21,8 @@ struct session {
 	enum vac_guard guard;
 	uint32_t flags; /* VAC_POOL_* */
 	enum vac_zone zone;
+	/* One block more, of normal memory, that never leaves: for pins that last. Not in pool_bytes. */
+	bool normal;
 	bool with_control;        /* open a control socket */
 	const char *control_path; /* NULL: where `vacate ls` finds it */
 	const char *swap_path;    /* a file to be made, or a block device; NULL: no swap */
@@ -31,7 +33,8 @@ struct session {
 	struct vac_space *space;
 	struct vac_control *control;
 	unsigned blocks;
-	int *id; /* [blocks] */
+	int *id; /* [blocks]: without the normal one */
+	int normal_id;
 	struct memcg memcg;
 };
 

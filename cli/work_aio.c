@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Workload `aio`: direct I/O contexts. Each thread writes pages of a file of its own and reads them back, eight requests at
- * a time, and has hundreds of contexts besides that idle for ever, as multipathd's did in 2012: now and then one of
- * them is asked for an event, and answers.
+ * Workload `aio`: direct I/O contexts. Each thread writes pages of a file of its own and reads them back, eight
+ * requests at a time. (Contexts that idle are in work_idle.c.)
  *
  * A thread has no request under way between two rounds, so nothing is pinned when it is parked.
  */
@@ -14,18 +13,15 @@
 #include <unistd.h>
 
 #include "out.h"
+#include "scratch.h"
 #include "workload.h"
 
 #define DEPTH 8u
 #define FILE_PAGES 256u
 #define REQ_BYTES ((uint64_t)2 * VAC_PAGE_BYTES)
-#define IDLE_ALL 1000u /* of all threads together */
 
 struct client {
 	struct vac_aio *ctx;
-	struct vac_aio *idle[IDLE_ALL];
-	unsigned nr_idle;
-	uint64_t asked[IDLE_ALL]; /* events that an idle one has given so far */
 	unsigned char *buf;
 	int fd;
 	uint64_t version[FILE_PAGES / 2]; /* of each stretch of REQ_BYTES, 0: never written */
@@ -35,31 +31,6 @@ struct aio_group {
 	struct client *client; /* [threads] */
 	bool uring;
 };
-
-static int make_file(const struct wl_run *run)
-{
-	const char *dirs[] = {run->scratch_dir, getenv("TMPDIR"), "/var/tmp", "/tmp"};
-
-	for (unsigned i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++) {
-		char path[256], link[40];
-		int fd, direct;
-
-		if (!dirs[i])
-			continue;
-		snprintf(path, sizeof(path), "%.200s/vacate-aio-XXXXXX", dirs[i]);
-		fd = mkostemp(path, O_CLOEXEC);
-		if (fd < 0)
-			continue;
-		snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-		direct = open(link, O_RDWR | O_DIRECT | O_CLOEXEC);
-		unlink(path);
-		if (direct < 0)
-			return fd;
-		close(fd);
-		return direct;
-	}
-	return -ENOENT;
-}
 
 static int setup(struct wl_group *g, const char *name, unsigned events, struct vac_aio **ctx)
 {
@@ -73,7 +44,6 @@ static int setup(struct wl_group *g, const char *name, unsigned events, struct v
 static int prepare(struct wl_group *g)
 {
 	struct aio_group *a = calloc(1, sizeof(*a));
-	unsigned idle = g->threads ? IDLE_ALL / g->threads : 0;
 	struct vac_aio_info info = VAC_INIT(struct vac_aio_info);
 	int err = 0;
 
@@ -90,7 +60,7 @@ static int prepare(struct wl_group *g)
 		struct client *c = &a->client[i];
 		uint64_t bytes = DEPTH * REQ_BYTES;
 
-		c->fd = make_file(g->run);
+		c->fd = scratch_file(g->run, "aio", NULL);
 		if (c->fd < 0) {
 			out_error("cannot make a file for 'aio': %s", strerror(-c->fd));
 			return c->fd;
@@ -105,11 +75,10 @@ static int prepare(struct wl_group *g)
 			out_error("cannot make a context: %s", vac_strerror(err));
 			return err;
 		}
-		while (c->nr_idle < idle && setup(g, "multipathd", 16, &c->idle[c->nr_idle]) == 0)
-			c->nr_idle++;
-		g->bytes += (c->nr_idle + 1) * VAC_PAGE_BYTES;
+		g->bytes += VAC_PAGE_BYTES;
 	}
-	vac_aio_info(a->client[0].ctx, &info);
+	if (g->threads)
+		vac_aio_info(a->client[0].ctx, &info);
 	a->uring = info.uring;
 	return 0;
 }
@@ -180,30 +149,13 @@ static void do_round(struct wl_worker *w, struct client *c)
 	wl_op_end(w, t0, n);
 }
 
-/* One that has idled for as long as it may be. */
-static void wake_one(struct wl_worker *w, struct client *c)
-{
-	unsigned i = c->nr_idle ? (unsigned)wl_below(w, c->nr_idle) : 0;
-	struct vac_aio_req q = {.op = VAC_AIO_NOP, .user_data = c->asked[i]};
-	struct vac_aio_event e;
-
-	if (!c->nr_idle)
-		return;
-	if (vac_aio_submit(c->idle[i], &q, 1) != 1 ||
-	    vac_aio_getevents(c->idle[i], 1, 1, &e, -1) != 1 || e.user_data != c->asked[i]++)
-		wl_fault(w->run, "aio: a context that was idle does not answer");
-}
-
 static void work(struct wl_worker *w)
 {
 	struct aio_group *a = w->group->data;
 	struct client *c = &a->client[w->index];
 
-	while (wl_go(w)) {
+	while (wl_go(w))
 		do_round(w, c);
-		if (wl_below(w, 4) == 0)
-			wake_one(w, c);
-	}
 }
 
 static void release(struct wl_group *g)
@@ -213,8 +165,6 @@ static void release(struct wl_group *g)
 	for (unsigned i = 0; a && a->client && i < g->threads; i++) {
 		struct client *c = &a->client[i];
 
-		while (c->nr_idle)
-			vac_aio_destroy(c->idle[--c->nr_idle]);
 		if (c->ctx)
 			vac_aio_destroy(c->ctx);
 		if (c->buf)
@@ -232,13 +182,13 @@ static void note(struct wl_group *g, char *buf, size_t len)
 {
 	const struct aio_group *a = g->data;
 
-	snprintf(buf, len, "by %s; %u idle contexts", a->uring ? "io_uring" : "threads",
-		 g->threads ? a->client[0].nr_idle * g->threads : 0);
+	if (g->threads)
+		snprintf(buf, len, "by %s", a->uring ? "io_uring" : "threads");
 }
 
 const struct wl_class wl_aio = {
 	.name = "aio",
-	.what = "direct I/O contexts: reads and writes of files, and hundreds that idle for ever",
+	.what = "direct I/O contexts: reads and writes of files, eight at a time",
 	.latency = WL_NEITHER,
 	.prepare = prepare,
 	.work = work,

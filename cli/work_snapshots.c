@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Workloads `snapshots` and `backup`: what a snapshot shows is one instant, whoever writes meanwhile.
+ * Workload `snapshots`: what a snapshot shows is one instant, whoever writes meanwhile.
  *
- * Each has a space of its own with an array of 256-byte records {address, sequence, contents, checksum},
+ * It has a space of its own with an array of 256-byte records {address, sequence, contents, checksum},
  * since what is shared needs memory for copies, and the other groups leave none. The first thread takes
  * snapshots, the others write. A writer owns 2^k records and rewrites them in one fixed order for ever,
  * so that the sequence numbers alone tell the instant: if the highest that is found is x, then the
@@ -10,17 +10,14 @@
  * The instant may fall into a write: at most one record a writer may be torn, and it is the next.
  *
  * `snapshots` takes one, and often one of the snapshot or another of the space, sums each twice while the
- * writers go on, checks it, writes to it, and takes them away in any order. `backup` saves a snapshot to
- * a file and checks what the file has. Both park without a snapshot, so the number of frames in use is
- * known at a check of the pool.
+ * writers go on, checks it, writes to it, and takes them away in any order. It parks without a snapshot, so the
+ * number of frames in use is known at a check of the pool. (Backups from snapshots are in work_backup.c.)
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "out.h"
 #include "sum64.h"
@@ -33,7 +30,7 @@
 #define AREA_MIN ((uint64_t)256 << 10)
 #define COPIES 3 /* of the area, at most: two snapshots, and what is written to these */
 #define PAUSE_NS 2000000
-#define BOUNCE ((size_t)256 << 10)
+#define ROUND_NS 20000000 /* between two rounds, where paced */
 
 struct record {
 	uint64_t addr, seq;
@@ -46,11 +43,9 @@ struct snaps {
 	struct record *record;
 	uint64_t bytes, each; /* of the area; records a writer, a power of two */
 	unsigned writers;
-	uint64_t *seq;     /* [writers]: written last; the writer's own */
-	uint64_t refused;  /* for want of memory or host mappings */
-	uint64_t taken;    /* by the first thread */
-	struct record *is; /* `backup`: the file's contents, and a buffer */
-	int fd;
+	uint64_t *seq;    /* [writers]: written last; the writer's own */
+	uint64_t refused; /* for want of memory or host mappings */
+	uint64_t taken;   /* by the first thread */
 };
 
 /* ---- Records --------------------------------------------------------------------------------- */
@@ -138,7 +133,6 @@ static int prepare(struct wl_group *g)
 	if (!d)
 		return -ENOMEM;
 	g->data = d;
-	d->fd = -1;
 	d->writers = g->threads > 1 ? g->threads - 1 : 1;
 	d->each = 2 * VAC_PAGE_BYTES / RECORD_BYTES;
 	if (area < AREA_MIN)
@@ -148,8 +142,7 @@ static int prepare(struct wl_group *g)
 	d->bytes = d->each * d->writers * RECORD_BYTES;
 	d->bytes = (d->bytes + VAC_PAGE_BYTES - 1) / VAC_PAGE_BYTES * VAC_PAGE_BYTES;
 	d->seq = calloc(d->writers, sizeof(*d->seq));
-	d->is = malloc(d->bytes);
-	if (!d->seq || !d->is)
+	if (!d->seq)
 		return -ENOMEM;
 	so.bytes = (d->bytes + VAC_PAGEBLOCK_BYTES - 1) / VAC_PAGEBLOCK_BYTES * VAC_PAGEBLOCK_BYTES;
 	so.name = g->cls->name;
@@ -168,30 +161,6 @@ static int prepare(struct wl_group *g)
 	}
 	g->bytes = d->bytes * (1 + COPIES);
 	return 0;
-}
-
-static int prepare_backup(struct wl_group *g)
-{
-	const char *dirs[] = {g->run->scratch_dir, getenv("TMPDIR"), "/var/tmp", "/tmp", "."};
-	struct snaps *d;
-	int err = prepare(g);
-
-	d = g->data;
-	for (size_t i = 0; !err && d->fd < 0 && i < sizeof(dirs) / sizeof(dirs[0]); i++) {
-		char path[512];
-
-		if (!dirs[i] || snprintf(path, sizeof(path), "%s/vacate-backup-XXXXXX", dirs[i]) >=
-					(int)sizeof(path))
-			continue;
-		d->fd = mkostemp(path, O_CLOEXEC);
-		if (d->fd >= 0)
-			unlink(path);
-	}
-	if (!err && d->fd < 0) {
-		err = -errno;
-		out_error("no directory for the file of 'backup': %s", strerror(-err));
-	}
-	return err;
 }
 
 /* ---- Working --------------------------------------------------------------------------------- */
@@ -283,78 +252,18 @@ static void one_round(struct wl_worker *w)
 	wl_op_end(w, t0, n * d->each * d->writers);
 }
 
-static void work_as(struct wl_worker *w, void (*first)(struct wl_worker *w))
+static void work(struct wl_worker *w)
 {
 	while (wl_go(w)) {
 		if (!w->index)
-			first(w);
+			one_round(w);
 		if (w->index || w->group->threads == 1) /* nobody else writes */
 			write_some(w, w->index ? w->index - 1 : 0);
+		if (w->index)
+			wl_pace(w);
+		else if (w->run->paced)
+			wl_sleep(w, ROUND_NS);
 	}
-}
-
-static void work(struct wl_worker *w)
-{
-	work_as(w, one_round);
-}
-
-/* Through memory of our own: the kernel takes pages only for which a pin would have to copy them. */
-static int save(struct snaps *d, const struct record *from)
-{
-	char *bounce = (char *)d->is;
-	size_t n;
-
-	for (uint64_t at = 0; at < d->bytes; at += n) {
-		n = d->bytes - at < BOUNCE ? d->bytes - at : BOUNCE;
-		memcpy(bounce, (const char *)from + at, n);
-		if (pwrite(d->fd, bounce, n, (off_t)at) != (ssize_t)n)
-			return errno ? -errno : -EIO;
-	}
-	return 0;
-}
-
-static int load(struct snaps *d)
-{
-	uint64_t at = 0;
-
-	while (at < d->bytes) {
-		ssize_t n = pread(d->fd, (char *)d->is + at, d->bytes - at, (off_t)at);
-
-		if (n <= 0)
-			return n ? -errno : -EIO;
-		at += (uint64_t)n;
-	}
-	return 0;
-}
-
-static void one_backup(struct wl_worker *w)
-{
-	struct snaps *d = w->group->data;
-	uint64_t t0 = wl_now_ns(), sum;
-	struct vac_space *s;
-	int err;
-
-	if (!take(w, d->space, &s))
-		return;
-	wl_doing(w, "saving a snapshot", in(d, s));
-	err = save(d, in(d, s));
-	sum = sum_of(w, s);
-	drop(w, s);
-	if (!err)
-		err = load(d);
-	if (err) {
-		wl_fault(w->run, "backup: cannot write and read the file: %s", strerror(-err));
-		return;
-	}
-	if (sum64((const uint64_t *)d->is, d->each * d->writers * RECORD_WORDS) != sum)
-		wl_fault(w->run, "backup: the snapshot has changed after it was saved");
-	check_area(w->run, d, d->is, 1, "backup");
-	wl_op_end(w, t0, d->each * d->writers);
-}
-
-static void work_backup(struct wl_worker *w)
-{
-	work_as(w, one_backup);
 }
 
 static void sweep(struct wl_group *g)
@@ -371,10 +280,7 @@ static void release(struct wl_group *g)
 
 	if (d->space && vac_space_destroy(d->space))
 		wl_fault(g->run, "%s: its space stays", g->cls->name);
-	if (d->fd >= 0)
-		close(d->fd);
 	free(d->seq);
-	free(d->is);
 	free(d);
 	g->data = NULL;
 }
@@ -392,17 +298,6 @@ const struct wl_class wl_snapshots = {
 	.threads_min = 2,
 	.prepare = prepare,
 	.work = work,
-	.sweep = sweep,
-	.release = release,
-	.note = note,
-};
-
-const struct wl_class wl_backup = {
-	.name = "backup",
-	.what = "save records to a file from a snapshot while they are rewritten, and check the file",
-	.threads_min = 2,
-	.prepare = prepare_backup,
-	.work = work_backup,
 	.sweep = sweep,
 	.release = release,
 	.note = note,

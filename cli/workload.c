@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -22,13 +23,15 @@
 #define FAULTS_SHOWN 40
 #define WARM_OPS 4096
 #define HOLD_NS 2000000000u /* if the caller has not said */
+#define PACE_OPS 64         /* between two rests */
+#define PACE_NS 2000000u
 #define CHURN_BYTES ((uint64_t)4 << 20)
 /* The finest interval that a client is taken to ask at: below it the clock itself is the noise. */
 #define INTERVAL_MIN_NS 50
 
 static const struct wl_class *const classes[] = {
-	&wl_verify, &wl_records, &wl_atomics,   &wl_dio,    &wl_read, &wl_holder,
-	&wl_map,    &wl_storm,   &wl_snapshots, &wl_backup, &wl_aio,
+	&wl_verify, &wl_records,   &wl_atomics, &wl_dio, &wl_read, &wl_holder,     &wl_map,
+	&wl_storm,  &wl_snapshots, &wl_backup,  &wl_aio, &wl_idle, &wl_multipathd, &wl_longterm,
 };
 
 const struct wl_class *wl_nth(unsigned k)
@@ -359,6 +362,41 @@ void wl_op_end(struct wl_worker *w, uint64_t t0, uint64_t n)
 	hist_record_corrected(h, ns, w->interval_ns);
 }
 
+void wl_pace(struct wl_worker *w)
+{
+	if (w->run->paced && atomic_load_explicit(&w->ops, memory_order_relaxed) % PACE_OPS == 0)
+		wl_sleep(w, PACE_NS);
+}
+
+void wl_before_offline(struct wl_run *run, int block)
+{
+	for (unsigned i = 0; i < run->n_groups; i++) {
+		struct wl_group *g = &run->groups[i];
+
+		g->stat.before = g->cls->in_block && g->data ? g->cls->in_block(g, block) : 0;
+	}
+}
+
+void wl_after_offline(struct wl_run *run, const struct vac_offline_result *res, int err)
+{
+	for (unsigned i = 0; i < run->n_groups; i++) {
+		struct wl_group *g = &run->groups[i];
+		const char *owner = g->cls->owner;
+
+		if (!err && g->stat.before) {
+			g->stat.blocks++;
+			g->stat.pieces += g->stat.before;
+		}
+		if (!owner || strncmp(res->waited_for, owner, strlen(owner)))
+			continue;
+		if (res->waited_longest_ns > g->stat.waited_ns)
+			g->stat.waited_ns = res->waited_longest_ns;
+		if (g->cls->idle)
+			wl_fault(run, "%s: an offline waited for \"%s\"", g->cls->name,
+				 res->waited_for);
+	}
+}
+
 void wl_sample(struct wl_run *run)
 {
 	struct vac_pool_stats st = VAC_INIT(struct vac_pool_stats);
@@ -469,32 +507,60 @@ const char *wl_page_text(struct wl_run *run, const void *addr, char *buf, size_t
 	return buf;
 }
 
-int wl_memcpy_rate(struct wl_run *run, uint64_t bytes, unsigned runs, double *bytes_per_s)
+static uint64_t thread_cpu_ns(void)
 {
-	uint64_t len = bytes;
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* Memory that a hypervisor has not given to the machine yet costs more than clearing it: have it given, to the
+ * kernel's free memory, from which what comes next is taken. */
+static void have_memory(uint64_t bytes)
+{
+	void *mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (mem == MAP_FAILED)
+		return;
+	madvise(mem, bytes, MADV_HUGEPAGE);
+	memset(mem, 0x5a, bytes);
+	munmap(mem, bytes);
+}
+
+int wl_memcpy_rate(struct wl_run *run, uint64_t bytes, unsigned runs, double *bytes_per_s,
+		   double *fresh)
+{
+	uint64_t len = bytes, fill_ns;
 	unsigned char *from, *to;
 	int err = 0;
 
 	*bytes_per_s = 0;
+	if (fresh)
+		have_memory(2 * bytes);
 	from = wl_map_filled(run, &len, 0, "measuring memcpy", &err);
 	if (!from)
 		return err;
+	fill_ns = thread_cpu_ns();
 	to = wl_map_filled(run, &len, 0, "measuring memcpy", &err);
+	fill_ns = thread_cpu_ns() - fill_ns;
 	if (to) {
 		/* Written once before: the host gives real pages, not the page of zeroes. */
 		memset(from, 0x5a, len);
 		memset(to, 0xa5, len);
 		for (unsigned i = 0; i < runs; i++) {
-			uint64_t t0 = wl_now_ns(), ns;
+			uint64_t t0 = thread_cpu_ns(), ns;
 
 			memcpy(to, from, len);
-			ns = wl_now_ns() - t0;
+			ns = thread_cpu_ns() - t0;
 			if (ns && (double)len * 1e9 / (double)ns > *bytes_per_s)
 				*bytes_per_s = (double)len * 1e9 / (double)ns;
 			wl_stage(run, "measuring memcpy");
 		}
 		if (memcmp(to, from, len))
 			wl_fault(run, "memcpy between two quiet runs of pool memory lost bytes");
+		if (fresh && *bytes_per_s > 0)
+			*fresh = (double)len / ((double)len / *bytes_per_s + (double)fill_ns / 1e9);
 		vac_unmap(run->space, to, len);
 	}
 	vac_unmap(run->space, from, len);
@@ -524,4 +590,18 @@ int wl_run_print(struct wl_run *run)
 		out_table_cell(tb, "%s", note);
 	}
 	return out_table_print(tb);
+}
+
+void wl_run_tell(struct wl_run *run)
+{
+	for (unsigned i = 0; i < run->n_groups; i++) {
+		struct wl_group *g = &run->groups[i];
+		char text[1024] = "", *rest = text, *line;
+
+		if (!g->cls->tell || !g->data)
+			continue;
+		g->cls->tell(g, text, sizeof(text));
+		while ((line = strsep(&rest, "\n")))
+			printf("%s%s\n", line == text ? "" : "        ", line);
+	}
 }

@@ -51,6 +51,9 @@ struct wl_class {
 	const char *what; /* one line for --help */
 	enum wl_latency latency;
 	unsigned threads_min; /* it makes no sense with fewer; 0: none */
+	bool normal;          /* it wants a block of normal memory beside the movable ones */
+	const char *owner;    /* how the names of its pins begin; NULL: it is not counted by them */
+	bool idle; /* it never holds a block: an offline that waits for its owner is wrong */
 	/* Map and fill the group's memory, of about g->bytes where the class can use any amount.
 	 * 0 or a negative errno value, with a message printed. */
 	int (*prepare)(struct wl_group *g);
@@ -62,10 +65,23 @@ struct wl_class {
 	void (*release)(struct wl_group *g);
 	/* Something worth a line in the summary; may be NULL or leave buf empty. */
 	void (*note)(struct wl_group *g, char *buf, size_t len);
+	/* How many of the things that it is about (contexts, pins, buffers) lie in a block now: asked before
+	 * each offline, with the threads at work; and what came of that, in a line or more. Both or none. */
+	unsigned (*in_block)(struct wl_group *g, int block);
+	void (*tell)(struct wl_group *g, char *buf, size_t len);
 };
 
 extern const struct wl_class wl_verify, wl_records, wl_atomics, wl_dio, wl_read, wl_holder, wl_map,
-	wl_storm, wl_snapshots, wl_backup, wl_aio;
+	wl_storm, wl_snapshots, wl_backup, wl_aio, wl_idle, wl_multipathd, wl_longterm;
+
+/* What a class with in_block() has come to. */
+struct wl_stat {
+	_Atomic uint64_t events, transfers, bytes; /* by its threads */
+	/* The controller's: blocks that left with something of the group in them, how many pieces those were
+	 * altogether, and the longest that an offline has waited for one of its pins. */
+	uint64_t blocks, pieces, waited_ns;
+	unsigned before; /* pieces in the block that is leaving */
+};
 
 struct wl_group {
 	struct wl_run *run;
@@ -77,6 +93,7 @@ struct wl_group {
 	unsigned char *mem;         /* its memory if that lasts, for `holder` to hold pages of */
 	uint64_t mem_bytes;
 	_Atomic uint64_t swept; /* things checked by sweeps */
+	struct wl_stat stat;
 };
 
 enum wl_phase { WL_BEFORE = 0, WL_DURING, WL_PHASES }; /* of the first offline */
@@ -103,14 +120,24 @@ struct wl_worker {
 
 enum wl_state { WL_GO = 0, WL_PAUSE, WL_STOP };
 
+/* A file that lies in pool memory: what `backup` makes its files from. */
+struct wl_source {
+	const char *name;
+	const void *at;
+	uint64_t bytes;
+};
+
 struct wl_run {
 	struct vac_pool *pool;
 	struct vac_space *space;
 	uint64_t seed;
-	uint64_t churn_bytes;    /* most that one thread of `map` has mapped */
-	uint64_t hold_ns;        /* how long the holder keeps its pin */
-	bool hold_random;        /* mostly much shorter than that */
-	const char *scratch_dir; /* for the file of `dio`; NULL: find one */
+	uint64_t churn_bytes;           /* most that one thread of `map` has mapped */
+	uint64_t hold_ns;               /* how long the holder keeps its pin */
+	bool hold_random;               /* mostly much shorter than that */
+	const char *scratch_dir;        /* for files, see scratch.h; NULL: find one */
+	const struct wl_source *source; /* [sources], while `backup` is prepared */
+	unsigned sources;
+	bool paced; /* those who would rewrite at full speed for ever leave some of it to the rest */
 
 	struct wl_group groups[WL_MAX_GROUPS];
 	unsigned n_groups;
@@ -173,6 +200,11 @@ uint64_t wl_group_ops(const struct wl_group *g);
 uint64_t wl_group_checked(const struct wl_group *g);
 /* A table with a line a group, on stdout; as out_table_print() answers. */
 int wl_run_print(struct wl_run *run);
+/* Around an offline: see wl_stat. */
+void wl_before_offline(struct wl_run *run, int block);
+void wl_after_offline(struct wl_run *run, const struct vac_offline_result *res, int err);
+/* On stdout, what each class with tell() has to say; indented after its first line. */
+void wl_run_tell(struct wl_run *run);
 /* The class by name, NULL; and the k-th, NULL after the last. */
 const struct wl_class *wl_find(const char *name);
 const struct wl_class *wl_nth(unsigned k);
@@ -188,6 +220,9 @@ static inline bool wl_go(struct wl_worker *w)
 {
 	return atomic_load_explicit(&w->run->state, memory_order_relaxed) == WL_GO || wl_park(w);
 }
+
+/* After each operation of a thread that has no other reason to rest: see wl_run.paced. */
+void wl_pace(struct wl_worker *w);
 
 /* Sleep; parks meanwhile where asked. false: stop. */
 bool wl_sleep(struct wl_worker *w, uint64_t ns);
@@ -237,6 +272,12 @@ int wl_map_now(struct wl_run *run, uint64_t bytes, unsigned flags, void **mem);
 void *wl_map_filled(struct wl_run *run, uint64_t *bytes, unsigned flags, const char *for_what,
 		    int *err);
 
+/* Of a plural. */
+static inline const char *wl_s(uint64_t n)
+{
+	return n == 1 ? "" : "s";
+}
+
 /* What the engine says about an address, for messages about a fault. */
 const char *wl_page_text(struct wl_run *run, const void *addr, char *buf, size_t len);
 
@@ -252,7 +293,10 @@ struct wl_pages {
 void wl_verify_use(struct wl_group *g, const struct wl_pages *pages);
 uint64_t wl_page_sum(const void *page);
 
-/* Best of runs: bytes a second of memcpy() between two resident runs of pool memory. */
-int wl_memcpy_rate(struct wl_run *run, uint64_t bytes, unsigned runs, double *bytes_per_s);
+/* Best of runs: bytes a second of processor time of memcpy() between two resident runs of pool memory. fresh (may be NULL), of a
+ * pool whose memory was never touched: the same if the kernel has to find and clear the target first, as it
+ * has when a block that was given back takes in what leaves another one. */
+int wl_memcpy_rate(struct wl_run *run, uint64_t bytes, unsigned runs, double *bytes_per_s,
+		   double *fresh);
 
 #endif
