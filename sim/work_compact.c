@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Compaction and collapse against everything else. In half of the worlds there is not quite enough memory, and
+ * Compaction and collapse against everything else. In a quarter of the worlds there is not quite enough memory, and
  * a disk: what comes together has been out, and has a slot still.
  */
 #include "sim/work.h"
@@ -64,18 +64,20 @@ static void gathers_all(void)
 			 (unsigned long long)res.folios_moved);
 }
 
-/* The third member of the family of threads: takes the disk away and gives it back. */
+/* Where there is a disk, one of them takes it away and gives it back. */
 static void more(void *arg)
 {
-	if (next++ < COMPACTORS)
+	if (next++ == 0 || !swaps)
 		compactor(arg);
-	else if (swaps)
+	else
 		work_swapper(arg);
 }
 
 static enum op pick(enum op drawn)
 {
-	switch (swaps ? sim_below(16) : 15) {
+	if (!swaps)
+		return drawn;
+	switch (sim_below(16)) {
 	case 0: return OP_OWN;
 	case 1:
 	case 2: return OP_OWN_2;
@@ -111,7 +113,8 @@ static void draw(void)
 	world.pool_flags_off = VAC_POOL_BASE_ONLY;
 	world.pool_flags_on = sim_one_in(3) ? VAC_POOL_COMPACT : 0;
 	next = 0;
-	swaps = sim_one_in(2);
+	swaps = world.cfg.seed / 16 % 4 ==
+		0; /* not drawn: the other worlds are as they were before */
 	if (!swaps)
 		return;
 	/* Room for what comes together elsewhere, or not. */
@@ -127,7 +130,7 @@ const struct work_kind work_compact = {
 	.size = size,
 	.more = more,
 	.more_name = "compactor",
-	.nr_more = COMPACTORS + 1,
+	.nr_more = COMPACTORS,
 	.calm = calm,
 	.rest = gathers_all,
 };
