@@ -26,16 +26,25 @@ NO_PFN = 0xFFFFFFFF
 
 # struct vac__frame.flags
 F_BUDDY, F_RESV, F_BASE, F_HEAD, F_TAIL, F_ISOLATED = 0x10, 0x20, 0x40, 0x80, 0x100, 0x200
+F_QUAR, F_SWAPCACHE = 0x400, 0x1000
 # Entries.
-E_TYPE, E_PRESENT, E_MIGRATION, E_TABLE = 7, 1, 2, 4
+E_TYPE, E_PRESENT, E_MIGRATION, E_SWAP, E_TABLE = 7, 1, 2, 3, 4
 E_READ, E_WRITE, E_EXCL, E_HMAP, E_HREAD, E_HWRITE = 0x10, 0x20, 0x40, 0x100, 0x200, 0x400
 E_PFN_SHIFT = 16
 # Pins.
-RUN_HUGE, PIN_RUNS, SEQ_USED = 1 << 31, 4, 3
-PIN_FLAGS = ((1, "write"), (2, "longterm"), (4, "stack"))
+RUN_HUGE, RUN_MOVED, PIN_RUNS, SEQ_USED = 1 << 31, 1 << 30, 4, 3
+PIN_FLAGS = (
+    (1, "write"),
+    (2, "longterm"),
+    (4, "stack"),
+    (0x10, "strict"),
+    (0x100, "relocatable"),
+    (0x200, "revocable"),
+    (0x400, "kept"),
+)
 LEDGER_OWNER = 40
 
-STATES = ("offline", "online", "isolating", "evacuating")
+STATES = ("offline", "online", "isolating", "evacuating", "quarantine")
 ZONES = ("movable", "normal")
 GUARDS = ("auto", "sigsegv", "userfaultfd")
 POPULATED = ("untouched", "4 KiB pages", "2 MiB page")
@@ -163,6 +172,11 @@ class Pool:
         for i in range(n if data else 0):
             yield {f: pb.get(data, f, i * pb.size) for f in pb.at}
 
+    def cached(self, slot):
+        """The frame that the swap cache has for a slot, or NO_PFN."""
+        c = number(self.v["swap"]["slot"][slot]["cache"])
+        return c - 1 if c else NO_PFN
+
     def block_of(self, pfn):
         return pfn >> self.block_shift
 
@@ -241,7 +255,7 @@ class Pin:
         for run in self.runs:
             first, n = run & 0xFFFFFFFF, run >> 32
             step = PB_PAGES if n & RUN_HUGE else 1
-            if first <= pfn < first + (n & ~RUN_HUGE) * step:
+            if first <= pfn < first + (n & RUN_MOVED - 1) * step:
                 return True
         return False
 
@@ -318,7 +332,9 @@ def print_folio(pool, pfn, indent="  "):
         (pfn & (1 << pool.block_shift) - 1) << PAGE_SHIFT,
     )
     if not flags & (F_BASE | F_HEAD):
-        kind = "free" if flags & F_BUDDY else "free, kept for a neighbour" if flags & F_RESV else "no folio"
+        kind = "no folio"
+        for flag, name in ((F_BUDDY, "free"), (F_RESV, "free, kept for a neighbour"), (F_QUAR, "in quarantine")):
+            kind = name if flags & flag else kind
         say("%sframe %d: %s (%s)" % (indent, pfn, kind, where))
         return
     say(
@@ -333,12 +349,14 @@ def print_folio(pool, pfn, indent="  "):
         )
     )
     say("%s  %s, in the direct map %#x" % (indent, where, pool.direct + (pfn << PAGE_SHIFT)))
+    if flags & F_SWAPCACHE:
+        say("%s  in the swap cache, for slot %d" % (indent, number(pool.v["swap"]["of"][pfn]) - 1))
     for s in pool.spaces():
         page = f["index"]
         if s.family != f["family"] or page >= s.pages:
             continue
         e, _ = s.entry(page)
-        if e and e >> E_PFN_SHIFT == pfn:
+        if e & E_TYPE in (E_PRESENT, E_MIGRATION) and e >> E_PFN_SHIFT == pfn:
             say("%s  mapped at %#x in space %s" % (indent, s.base + (page << PAGE_SHIFT), s.name))
     for p in pool.pins():
         if p.holds(pfn):
@@ -494,6 +512,10 @@ class Folio(gdb.Command):
                 if not e:
                     raise Trouble("nothing is there yet")
                 pfn = e >> E_PFN_SHIFT
+                if e & E_TYPE == E_SWAP:
+                    pfn = pool.cached(pfn)
+                    if pfn == NO_PFN:
+                        raise Trouble("it is in slot %d of the swap file" % (e >> E_PFN_SHIFT))
             else:
                 pfn = what - pool.direct >> PAGE_SHIFT
         say('pool "%s"' % pool.name)
@@ -535,6 +557,12 @@ class Translate(gdb.Command):
             say("  entry: none, never touched")
             return
         pfn = e >> E_PFN_SHIFT
+        if e & E_TYPE == E_SWAP:
+            say("  entry %#x: out, in slot %d of the swap file, allowed %s" % (e, pfn, rights(e & E_READ, e & E_WRITE)))
+            pfn = pool.cached(pfn)
+            if pfn != NO_PFN:
+                print_folio(pool, pfn)
+            return
         say(
             "  entry %#x: %s, %s, allowed %s, host shows %s"
             % (

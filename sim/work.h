@@ -160,6 +160,7 @@ void work_disk_draw(void);
 void work_disk_on(uint64_t pages); /* before any block is there */
 void work_swapper(void *arg);      /* a thread */
 void work_lock_pages(struct writer *t);
+void work_cool_pages(struct writer *t);
 void work_swap_calm(void);
 
 /* ---- workload.c ---- */

@@ -1,8 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Compaction and collapse against everything else.
+ * Compaction and collapse against everything else. In a quarter of the worlds there is not quite enough memory, and
+ * a disk: what comes together has been out, and has a slot still.
  */
 #include "sim/work.h"
+
+#define COMPACTORS 2
+
+static bool swaps;
+static int next;
 
 /* Compacts until told to stop, by whatever options. */
 static void compactor(void *arg)
@@ -58,6 +64,46 @@ static void gathers_all(void)
 			 (unsigned long long)res.folios_moved);
 }
 
+/* Where there is a disk, one of them takes it away and gives it back. */
+static void more(void *arg)
+{
+	if (next++ == 0 || !swaps)
+		compactor(arg);
+	else
+		work_swapper(arg);
+}
+
+static enum op pick(enum op drawn)
+{
+	if (!swaps)
+		return drawn;
+	switch (sim_below(16)) {
+	case 0: return OP_OWN;
+	case 1:
+	case 2: return OP_OWN_2;
+	default: return drawn;
+	}
+}
+
+static void size(uint32_t *pbs, uint64_t *need)
+{
+	if (!swaps)
+		return;
+	if (pbs && *pbs > 2)
+		*pbs = 2;
+	if (!need)
+		return;
+	work_disk_on(*need * VAC__PB_PAGES + 32);
+	if (sim_one_in(2))
+		*need -= *need / 4;
+}
+
+static void calm(void)
+{
+	if (swaps)
+		work_swap_calm();
+}
+
 static void draw(void)
 {
 	for (int i = OP_ADD; i < OP_OWN; i++)
@@ -66,13 +112,25 @@ static void draw(void)
 	world.steps_left *= 2;
 	world.pool_flags_off = VAC_POOL_BASE_ONLY;
 	world.pool_flags_on = sim_one_in(3) ? VAC_POOL_COMPACT : 0;
+	next = 0;
+	swaps = world.cfg.seed / 16 % 4 ==
+		0; /* not drawn: the other worlds are as they were before */
+	if (!swaps)
+		return;
+	/* Room for what comes together elsewhere, or not. */
+	world.spare = (uint32_t)sim_below(4);
+	work_disk_draw();
 }
 
 const struct work_kind work_compact = {
 	.name = "compact",
 	.draw = draw,
-	.more = compactor,
+	.pick = pick,
+	.own = {work_lock_pages, work_cool_pages},
+	.size = size,
+	.more = more,
 	.more_name = "compactor",
-	.nr_more = 2,
+	.nr_more = COMPACTORS,
+	.calm = calm,
 	.rest = gathers_all,
 };

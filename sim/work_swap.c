@@ -77,7 +77,7 @@ void work_lock_pages(struct writer *t)
 }
 
 /* Pages are said not to be needed soon, and are needed or not. What is there does not change. */
-static void cool(struct writer *t)
+void work_cool_pages(struct writer *t)
 {
 	uint32_t n = 1 + (uint32_t)sim_below(REGION_PAGES), first;
 	bool all = true, locked = false;
@@ -162,7 +162,7 @@ const struct work_kind work_swap = {
 	.name = "swap",
 	.draw = draw,
 	.pick = pick,
-	.own = {work_lock_pages, cool},
+	.own = {work_lock_pages, work_cool_pages},
 	.size = size,
 	.begin = touch_all,
 	.more = work_swapper,

@@ -12,6 +12,8 @@
  *  - Only what one space alone shows comes together: each entry exclusive, each word frozen at exactly
  *    one mapping and our reference. So no pin is left on a frame that is about to be a tail, and a
  *    lock-free pinner that has read an old pte finds FROZEN, or a free word, or a changed slot.
+ *  - A folio of the swap cache comes too: exclusive, so that no other entry names its slot. The slot goes
+ *    back when all words are frozen, at exactly one reference more; what fails before keeps it.
  *  - The ptes are empty before the head can be pinned: a pte under a huge entry is never read as one.
  *  - A pageblock of frames that is a huge folio has no reservation.
  */
@@ -29,7 +31,7 @@ struct found {
 static int look(struct vac_space *s, uint32_t vpb, struct found *f)
 {
 	uint32_t first = vpb * VAC__PB_PAGES;
-	uint64_t rights = VAC__E_READ | VAC__E_WRITE, bits = 0;
+	uint64_t rights = 0;
 	int r = 0;
 
 	memset(f, 0, sizeof(*f));
@@ -48,8 +50,8 @@ static int look(struct vac_space *s, uint32_t vpb, struct found *f)
 		if (!vac__e_present(e) || !(e & VAC__E_EXCL))
 			r = -EBUSY;
 		if (i == f->missing) /* the first that is there */
-			bits = e & rights;
-		if ((e & rights) != bits)
+			rights = vac__e_rights(e);
+		if (vac__e_rights(e) != rights)
 			r = -EBUSY;
 		if (i == 0)
 			f->pfn = vac__e_pfn(e);
@@ -93,7 +95,7 @@ static int freeze_all(struct vac_pool *pool, uint32_t pfn)
 	for (n = 0; n < VAC__PB_PAGES; n++) {
 		vac__word *w = &vac__frame(pool, pfn + n)->word;
 
-		if (vac__w_freeze(w, vac__expected_counts(false, 1, 0, 1)))
+		if (vac__w_freeze(w, vac__expected_counts(vac__swapcache(pool, pfn + n), 1, 0, 1)))
 			continue;
 		r = vac__w_pins(vac__ld(w)) ? -EBUSY : -EAGAIN;
 		break;
@@ -110,6 +112,9 @@ static void join(struct vac_space *s, uint32_t vpb, uint32_t pfn)
 	struct vac__frame *head = vac__frame(pool, pfn);
 	uint64_t e = vac__ld_rlx(vac__pte(s, vpb * VAC__PB_PAGES));
 
+	for (uint32_t i = 0; i < VAC__PB_PAGES; i++)
+		if (vac__swapcache(pool, pfn + i))
+			vac__swap_cache_end(pool, pfn + i);
 	for (uint32_t i = 1; i < VAC__PB_PAGES; i++) {
 		struct vac__frame *t = vac__frame(pool, pfn + i);
 
@@ -125,6 +130,21 @@ static void join(struct vac_space *s, uint32_t vpb, uint32_t pfn)
 	vac__segments_settle(s, vpb, 0);
 	vac__gate_wake(pool, pfn, vac__w_thaw(&head->word, VAC__W_REF + VAC__W_MAP));
 	VAC__SYNC("collapsed", pfn);
+}
+
+/* What was withheld so that the slot could be kept (E_CLEAN) is given: the slots are about to go. The ptl is
+ * held, and all folios are locked. */
+static void give_rights(struct vac_space *s, uint32_t vpb)
+{
+	for (uint32_t i = 0; i < VAC__PB_PAGES; i++) {
+		vac__entry *slot = vac__pte(s, vpb * VAC__PB_PAGES + i);
+		uint64_t e = vac__ld_rlx(slot);
+
+		if (!(e & VAC__E_CLEAN))
+			continue;
+		vac__swap_written(s->pool, vac__e_pfn(e));
+		vac__st(slot, (e & ~(uint64_t)VAC__E_CLEAN) | VAC__E_WRITE);
+	}
 }
 
 static int in_place(struct vac_space *s, uint32_t vpb, uint32_t pfn)
@@ -143,6 +163,7 @@ static int in_place(struct vac_space *s, uint32_t vpb, uint32_t pfn)
 	if (r == 0) {
 		vac__wrlock(fam, VAC__RANK_RMAP);
 		vac__ptl_lock(s, vpb);
+		give_rights(s, vpb);
 		/* One mapping, which the host can turn into a 2 MiB page. It may refuse: before. */
 		r = vac__host_refresh_table(s, vpb);
 		if (r == 0)

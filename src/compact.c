@@ -8,6 +8,10 @@
  * pageblocks, which give most for a byte copied, and let in fuller ones as they go on. Pages keep their
  * offset within a pageblock where it is free there, so that pages of one vpb stay linear.
  *
+ * A pass empties pageblocks of one zone, movable memory first: what leaves that stays in it, what leaves normal
+ * memory may go to both, so where the free scanner has found no room for the one there may be room for the
+ * other.
+ *
  * Invariants:
  *  - Below the free scanner nothing is filled by us, above the migrate scanner nothing was emptied in
  *    this pass: each page moves at most once a pass.
@@ -161,8 +165,8 @@ static bool highest(struct vac_pool *pool, uint32_t *n)
 	return false;
 }
 
-/* One pass over pageblocks with at most so many frames in use. */
-static void pass(struct compact *c, uint32_t most)
+/* One pass over pageblocks of a zone with at most so many frames in use. */
+static void pass(struct compact *c, uint32_t most, enum vac_zone zone)
 {
 	struct vac_pool *pool = c->pool;
 	uint32_t room =
@@ -181,7 +185,7 @@ static void pass(struct compact *c, uint32_t most)
 		}
 		/* Looked at without the hotplug lock, so that what is not worth it costs nobody a turn; and
 		 * again under it. */
-		used = vac__frames_sparse(pool, c->g.source);
+		used = vac__frames_sparse(pool, c->g.source, zone);
 		if (used == 0 || used > most)
 			continue;
 		if (used > room) {
@@ -192,7 +196,7 @@ static void pass(struct compact *c, uint32_t most)
 			return;
 		if (vac__ld(&pool->nr_quar))
 			vac__quarantine_release(pool);
-		used = vac__frames_sparse(pool, c->g.source);
+		used = vac__frames_sparse(pool, c->g.source, zone);
 		if (used && used <= most) {
 			uint32_t found = vac__gather_room(pool, &c->g, used);
 
@@ -220,7 +224,9 @@ static void gather(struct compact *c)
 		most = last ? limit : most;
 		if (most == VAC__PB_PAGES)
 			most--;
-		pass(c, most);
+		pass(c, most, VAC_ZONE_MOVABLE);
+		if (vac__ld_rlx(&c->pool->nr_normal) && !over(c) && !enough(c))
+			pass(c, most, VAC_ZONE_NORMAL);
 		if (last)
 			break;
 	}

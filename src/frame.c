@@ -597,15 +597,15 @@ uint32_t vac__gather_room(struct vac_pool *pool, const struct vac__gather *g, ui
 	return room;
 }
 
-/* How many frames are in use of a pageblock that could be given to others when it is empty; 0: none,
- * or it could not. */
-uint32_t vac__frames_sparse(struct vac_pool *pool, uint32_t n)
+/* How many frames are in use of a pageblock of this zone that could be given to others when it is empty; 0:
+ * none, or it could not. */
+uint32_t vac__frames_sparse(struct vac_pool *pool, uint32_t n, unsigned zone)
 {
 	const struct vac__pb *pb = &pool->pbs[n];
 	uint32_t used = 0;
 
 	vac__lock(&pool->zone, VAC__RANK_ZONE);
-	if (pb->online && !pb->isolated && vac__ld_rlx(&pb->nr_quar) == 0)
+	if (pb->online && pb->zone == zone && !pb->isolated && vac__ld_rlx(&pb->nr_quar) == 0)
 		used = VAC__PB_PAGES - pb->nr_free - pb->nr_resv;
 	vac__unlock(&pool->zone, VAC__RANK_ZONE);
 	return used;

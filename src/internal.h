@@ -601,7 +601,7 @@ int vac__long_alloc(struct vac_pool *pool, uint32_t page, uint32_t *pfn);
 int vac__gather_alloc(struct vac_pool *pool, struct vac__gather *g, struct vac_space *space,
 		      uint32_t page, uint32_t *pfn);
 uint32_t vac__gather_room(struct vac_pool *pool, const struct vac__gather *g, uint32_t want);
-uint32_t vac__frames_sparse(struct vac_pool *pool, uint32_t pb);
+uint32_t vac__frames_sparse(struct vac_pool *pool, uint32_t pb, unsigned zone);
 void vac__frames_drain(struct vac_pool *pool, uint32_t pb);
 void vac__resv_end(struct vac_pool *pool, uint32_t pfn);
 void vac__folio_free(struct vac_pool *pool, uint32_t pfn);
@@ -714,6 +714,7 @@ uint32_t vac__swap_slot(struct vac_pool *pool, uint32_t pfn);
 void vac__swap_written(struct vac_pool *pool, uint32_t pfn);
 bool vac__swap_cache_add(struct vac_pool *pool, const uint32_t *pfns, unsigned n);
 void vac__swap_cache_drop(struct vac_pool *pool, uint32_t pfn);
+void vac__swap_cache_end(struct vac_pool *pool, uint32_t pfn);
 void vac__swap_cache_move(struct vac_pool *pool, uint32_t src, uint32_t dst);
 bool vac__swap_cache_free(struct vac_pool *pool, uint32_t pfn);
 unsigned vac__swap_map_all(struct vac_pool *pool, uint32_t pfn);

@@ -479,10 +479,6 @@ static bool freeze_group(struct group *g)
 	for (unsigned k = 0; k < g->n && aimed(g); k++)
 		if (g->item[k].watch == VAC__WATCH_SUMS && g->item[k].dst != VAC__NO_PFN)
 			g->item[k].err = -VAC__EHELD;
-	/* What is on its way out, or came in a moment ago, is not made a part of something larger. */
-	for (unsigned k = 0; k < g->n && g->huge != VAC__NO_PFN; k++)
-		if (vac__swapcache(g->pool, g->item[k].src))
-			g->item[k].err = -EAGAIN;
 	for (unsigned k = 0; k < g->n; k = end) {
 		end = k + 1;
 		/* Failed before there was an entry, or gone: a unit by itself. */
@@ -526,9 +522,14 @@ static void copy_group(struct group *g, struct vac__mig_stats *st)
 			/* Before anybody can find it: from its first moment it is held. */
 			if (it[i].pins)
 				vac__add(&d->word, VAC__W_PIN * it[i].pins);
-			/* Not before the copy: from here on a fault finds the new frame by its slot. */
-			if (vac__swapcache(pool, it[i].src))
+			if (!vac__swapcache(pool, it[i].src))
+				continue;
+			/* Not before the copy: from here on a fault finds the new frame by its slot. A part
+			 * of a huge folio has none. */
+			if (g->huge == VAC__NO_PFN)
 				vac__swap_cache_move(pool, it[i].src, it[i].dst);
+			else
+				vac__swap_cache_end(pool, it[i].src);
 		}
 	}
 	st->copy_ns += vac__port_now() - t;
@@ -626,7 +627,7 @@ static void take_whole(struct group *g)
  * family's lock is held. */
 static struct vac_space *sole_owner(struct group *g)
 {
-	uint64_t same = VAC__E_EXCL | VAC__E_HMAP | VAC__E_READ | VAC__E_WRITE, bits = 0;
+	uint64_t same = VAC__E_EXCL | VAC__E_HMAP, bits = 0;
 	struct vac_space *owner = NULL;
 	unsigned found = 0;
 
@@ -639,11 +640,12 @@ static struct vac_space *sole_owner(struct group *g)
 		for (unsigned k = 0; k < g->n; k++) {
 			vac__entry *slot = slot_of(s, &g->item[k]);
 			uint64_t e = slot ? vac__ld_rlx(slot) : 0;
+			uint64_t b = (e & same) | vac__e_rights(e);
 
 			if (!vac__e_migration(e) || vac__e_pfn(e) != g->item[k].src)
 				continue;
-			bits = found++ ? bits : e & same;
-			if ((e & same) != bits)
+			bits = found++ ? bits : b;
+			if (b != bits)
 				found = VAC__PB_PAGES + 1;
 		}
 		vac__ptl_unlock(s, g->vpb);
@@ -665,7 +667,7 @@ static void publish_huge(struct group *g, struct vac_space *s)
 
 	vac__ptl_lock(s, g->vpb);
 	bits = vac__ld_rlx(vac__pte(s, g->item->index)) & ((1u << VAC__E_PFN_SHIFT) - 1);
-	bits = (bits & (VAC__E_RIGHTS | VAC__E_EXCL)) | VAC__E_PRESENT;
+	bits = vac__e_rights(bits) | VAC__E_EXCL | VAC__E_PRESENT;
 	if (show_run(g, s, g->item, g->n, bits))
 		bits |= vac__host_bits(vac__host_want(g->pool, bits));
 	for (unsigned k = 0; k < g->n; k++)
@@ -700,44 +702,43 @@ static bool move_whole(struct group *g, struct vac__mig_stats *st)
 	return undo;
 }
 
-static void collapse_group(struct group *g, enum vac__mig_mode mode, struct vac__mig_stats *st)
+/* ---- The steps ------------------------------------------------------------------------------ */
+
+/* Steps 1 to 3. Answers when the first writer may have begun to wait. */
+static uint64_t leave_group(struct group *g, enum vac__mig_mode mode, struct vac__mig_stats *st)
 {
 	uint64_t start;
 
 	vac__stat_add(&g->pool->c.migrate_attempts, g->n);
 	st->attempts += g->n;
 	lock_group(g, mode);
-	take_whole(g);
+	if (g->huge == VAC__NO_PFN)
+		alloc_group(g);
+	else
+		take_whole(g);
 	make_units(g);
 	start = vac__port_now();
 	walk(g, install_space);
 	VAC__SYNC("all_entries_set", g->item->src);
 	vac__look_before(g->pool, g->item, g->n);
-	if (move_whole(g, st))
-		walk(g, undo_space);
-	finish_group(g, st);
-	st->leaving_ns += vac__port_now() - start;
+	return start;
 }
 
 static void migrate_group(struct group *g, enum vac__mig_mode mode, struct vac__mig_stats *st)
 {
-	uint64_t start;
+	uint64_t start = leave_group(g, mode, st);
 
-	vac__stat_add(&g->pool->c.migrate_attempts, g->n);
-	st->attempts += g->n;
-	lock_group(g, mode);
-	alloc_group(g);
-	make_units(g);
-	start = vac__port_now();
-	walk(g, install_space);
-	VAC__SYNC("all_entries_set", g->item->src);
-	vac__look_before(g->pool, g->item, g->n);
-	if (freeze_group(g))
-		walk(g, undo_space);
-	copy_group(g, st);
-	VAC__SYNC("copied", g->item->src);
-	walk(g, publish_space);
-	VAC__SYNC("published", g->item->src);
+	if (g->huge != VAC__NO_PFN) {
+		if (move_whole(g, st))
+			walk(g, undo_space);
+	} else {
+		if (freeze_group(g))
+			walk(g, undo_space);
+		copy_group(g, st);
+		VAC__SYNC("copied", g->item->src);
+		walk(g, publish_space);
+		VAC__SYNC("published", g->item->src);
+	}
 	finish_group(g, st);
 	st->leaving_ns += vac__port_now() - start;
 }
@@ -869,10 +870,7 @@ void vac__migrate_to(struct vac_pool *pool, struct vac__mig_item *items, unsigne
 			      : together(&items[i], &items[end])))
 			end++;
 		g.n = end - i;
-		if (whole)
-			collapse_group(&g, mode, st);
-		else
-			migrate_group(&g, mode, st);
+		migrate_group(&g, mode, st);
 	}
 	for (unsigned i = 0; i < n; i++)
 		if (items[i].state == GONE)

@@ -214,10 +214,9 @@ static bool lock_cached(struct vac_pool *pool, uint32_t slot, uint32_t pfn)
 }
 
 /* Out of the arrays; the reference is the caller's to drop. */
-static void cache_clear(struct vac_pool *pool, uint32_t pfn)
+static void cache_forget(struct vac_pool *pool, uint32_t pfn)
 {
 	struct vac__swap *sw = &pool->swap;
-	struct vac__frame *f = vac__frame(pool, pfn);
 	uint32_t slot = slot_for(pool, pfn);
 
 	VAC__ASSERT(slot != NO_SLOT);
@@ -226,9 +225,16 @@ static void cache_clear(struct vac_pool *pool, uint32_t pfn)
 	vac__st(&sw->of[pfn], 0);
 	give_back(sw, slot);
 	vac__unlock(&sw->lock, VAC__RANK_SWAP);
-	vac__and(&f->flags, ~(VAC__F_SWAPCACHE | VAC__F_CLEAN | VAC__F_READING));
-	if (vac__w_map(vac__ld_rlx(&f->word)) == 0)
-		vac__sub(&sw->nr_inactive, 1);
+	vac__and(&vac__frame(pool, pfn)->flags,
+		 ~(VAC__F_SWAPCACHE | VAC__F_CLEAN | VAC__F_READING));
+}
+
+/* The same where nothing may map it. */
+static void cache_clear(struct vac_pool *pool, uint32_t pfn)
+{
+	cache_forget(pool, pfn);
+	if (vac__w_map(vac__ld_rlx(&vac__frame(pool, pfn)->word)) == 0)
+		vac__sub(&pool->swap.nr_inactive, 1);
 }
 
 /* The cache lets go of a folio: its slot is of no use, or its bytes are. The caller knows that this is not
@@ -262,6 +268,14 @@ void vac__swap_cache_move(struct vac_pool *pool, uint32_t src, uint32_t dst)
 	vac__st(&sw->of[src], 0);
 	vac__unlock(&sw->lock, VAC__RANK_SWAP);
 	vac__and(&s->flags, ~(VAC__F_SWAPCACHE | VAC__F_CLEAN));
+}
+
+/* A folio that was mapped, alone, and was frozen at its exact counts, is made part of a huge one: its slot goes
+ * back. The cache's reference was among the counts, and goes with them. */
+void vac__swap_cache_end(struct vac_pool *pool, uint32_t pfn)
+{
+	VAC__DEBUG_ASSERT(vac__swap_users(pool, pfn) == 0);
+	cache_forget(pool, pfn);
 }
 
 /* Free a folio that only the cache holds, and whose bytes are in the file, or nobody's. */

@@ -13,23 +13,37 @@ enum shake {
 	KEPT, /* nothing */
 	OUT,  /* it is swapped out */
 	OUT_READ, /* and brought in again, for reading, through the space it is used by: mapped from the cache */
-	OUT_HALF, /* half of it */
+	OUT_HALF,      /* half of it */
+	OUT_COLLAPSED, /* as OUT_READ, and then what can be made huge is */
 	SHAKES
 };
 static enum shake how;
+
+/* Split folios whose pages are nobody else's come together. Answers whether any did. */
+static inline bool collapse(struct vac_pool *pool)
+{
+	struct vac_compact_opts o = VAC_INIT(struct vac_compact_opts);
+	struct vac_compact_result res = VAC_INIT(struct vac_compact_result);
+
+	o.flags = VAC_COMPACT_COLLAPSE;
+	vac_pool_compact(pool, &o, &res);
+	return res.collapsed_in_place + res.collapsed_by_copy > 0;
+}
 
 static inline void shake(struct vac_space *s, char *p)
 {
 	if (how == KEPT)
 		return;
 	swap_out(s->pool);
-	for (size_t i = 0; how != OUT && i < MIB(2); i += how == OUT_READ ? 65536 : 2 * 65536)
+	for (size_t i = 0; how != OUT && i < MIB(2); i += how == OUT_HALF ? 2 * 65536 : 65536)
 		assert_ok(vac_prefault(s, p + i, 65536, VAC_PROT_READ));
+	if (how == OUT_COLLAPSED)
+		collapse(s->pool);
 }
 
 /* ---- Forms ----------------------------------------------------------------------------------- */
 
-enum form { HUGE, BASE, SPLIT, SPLIT_SHARED_LOW, SPLIT_SHARED_HIGH, SINGLE, FORMS };
+enum form { HUGE, BASE, SPLIT, SPLIT_SHARED_LOW, SPLIT_SHARED_HIGH, SINGLE, COLLAPSED, FORMS };
 
 static size_t filled; /* how much of the 2 MiB has the pattern */
 
@@ -53,6 +67,17 @@ static char *form(struct vac_space *s, enum form f)
 		assert_ok(vac_unmap(t, in(s, f == SPLIT_SHARED_LOW ? p + MIB(1) : p, t), MIB(1)));
 	}
 	shake(s, p);
+	if (f == COLLAPSED) { /* it is one again, whatever it was in between */
+		if (how)
+			assert_ok(vac_prefault(s, p, MIB(2), VAC_PROT_READ));
+		assert_true(collapse(s->pool) || how == OUT_COLLAPSED);
+		assert_int_equal(t_page(s, p + MIB(1)).huge, 1);
+	}
+	if (f == SPLIT_SHARED_LOW ||
+	    f == SPLIT_SHARED_HIGH) { /* and nothing is that somebody shares */
+		collapse(s->pool);
+		assert_int_equal(t_page(s, p).huge, 0);
+	}
 	return p;
 }
 

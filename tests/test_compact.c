@@ -8,6 +8,7 @@
 #include <setjmp.h>
 
 #include "src/internal.h"
+#include "tests/snapshots.h"
 
 #define PB_PAGES 512u
 #define PB_BYTES VAC_PAGEBLOCK_BYTES
@@ -121,6 +122,32 @@ static void test_target(void **state UNUSED)
 	assert_int_equal(res.folios_moved, 4 * 128);
 	compact(pool, VAC_COMPACT_GATHER, 16, 0, -ENOMEM); /* cannot be */
 	check_thin(p, MIB(30), 4, 7);
+	t_close(pool);
+}
+
+/* What leaves movable memory stays in it. That there is no room for it there says nothing of normal memory. */
+static void test_zones(void **state UNUSED)
+{
+	struct vac_pool *pool = open_any(MIB(8), 1, 0);
+	struct vac_space *s = t_space(pool, MIB(32));
+	char *p = t_map(s, MIB(8), VAC_MAP_NOHUGE | VAC_MAP_POPULATE), *q;
+	struct vac_compact_result res;
+
+	pat_fill(p, MIB(8), 1);
+	assert_ok(vac_block_online(pool, vac_block_add(pool, NULL), VAC_ZONE_NORMAL));
+	q = t_map(s, MIB(8), VAC_MAP_NOHUGE | VAC_MAP_POPULATE);
+	fill_thin(q, MIB(8), 8, 2);
+	thin_out(s, q, MIB(8), 8);
+	for (size_t off = 0; off < MIB(8); off += PB_BYTES) /* one page of the lowest is left */
+		if (t_page(s, p + off).pfn < PB_PAGES)
+			assert_ok(vac_advise(s, p + off + VAC_PAGE_BYTES, PB_BYTES - VAC_PAGE_BYTES,
+					     VAC_ADV_DONTNEED));
+	assert_int_equal(t_stats(pool).frames_used, 3 * PB_PAGES + 1 + 4 * 64);
+	res = compact(pool, VAC_COMPACT_GATHER, 0, 0, 0);
+	t_check(pool);
+	assert_int_equal(res.pageblocks_freed, 3);
+	assert_int_equal(res.free_after, 3);
+	check_thin(q, MIB(8), 8, 2);
 	t_close(pool);
 }
 
@@ -262,6 +289,89 @@ static void test_missing(void **state UNUSED)
 	assert_ok(vac_advise(s, p, MIB(2), VAC_ADV_NOHUGE));
 	res = compact(pool, VAC_COMPACT_COLLAPSE, 0, 511, 0);
 	assert_int_equal(res.collapsed_in_place + res.collapsed_by_copy, 0);
+	t_close(pool);
+}
+
+/* Memory that has been out comes together too, and gives its slots back; what fails keeps them, and what is
+ * written meanwhile is what is written out the next time. */
+static void test_swap_cache(void **state UNUSED)
+{
+	struct vac_pool *pool = open_any(MIB(8), 2, 0);
+	struct vac_space *s = t_space(pool, MIB(16));
+	char *p = t_map(s, MIB(4), 0);
+	struct vac_compact_result res;
+	uint64_t pin, kept;
+
+	swap_file(pool, MIB(32));
+	pat_fill(p, MIB(2), 1);
+	pat_fill(p + MIB(2), MIB(2), 1);
+	assert_ok(vac_protect(s, p + MIB(2), MIB(2), VAC_PROT_READ));
+	swap_out(pool);
+	assert_int_equal(t_stats(pool).frames_used, 0);
+	assert_ok(vac_prefault(s, p, MIB(4), VAC_PROT_READ));
+	/* What may be written keeps its slot where the first write is told. */
+	kept = t_stats(pool).swap_used - PB_PAGES;
+	assert_int_equal(kept, pool->guard == VAC_GUARD_SIGSEGV ? PB_PAGES : 0);
+	pin = t_pin(s, p + 5 * VAC_PAGE_BYTES, 1, 0, "test");
+	res = compact(pool, VAC_COMPACT_COLLAPSE, 0, 0, 0);
+	assert_int_equal(res.collapsed_in_place, 1);
+	assert_int_equal(res.skipped_pinned, 1);
+	assert_int_equal(huge_pages(s, p + MIB(2), MIB(2)), 1);
+	assert_false(can_write(p + MIB(2)));
+	assert_int_equal(t_stats(pool).swap_used, kept);
+	t_check(pool);
+	pat_fill(p, MIB(2), 2);
+	assert_ok(vac_unpin(pool, pin));
+	for (unsigned i = 2; i < 4; i++) {
+		swap_out(pool);
+		assert_int_equal(pat_bad(p, MIB(2), i), -1);
+		assert_int_equal(pat_bad(p + MIB(2), MIB(2), 1), -1);
+		res = compact(pool, VAC_COMPACT_COLLAPSE, 0, 0, 0);
+		assert_int_equal(res.collapsed_in_place, 2);
+		assert_int_equal(t_stats(pool).swap_used, 0);
+		t_check(pool);
+		pat_fill(p, MIB(2), i + 1);
+	}
+	assert_int_equal(pat_bad(p + MIB(2), MIB(2), 1), -1);
+	t_close(pool);
+}
+
+/* The same where the frames lie scattered. */
+static void test_swap_cache_by_copy(void **state UNUSED)
+{
+	struct vac_pool *pool = open_any(MIB(8), 2, 0);
+	struct vac_space *s = t_space(pool, MIB(64));
+	char *p = t_scattered(s, MIB(8)), *others = p - MIB(16);
+	struct vac_compact_result res;
+
+	swap_file(pool, MIB(64));
+	for (size_t off = VAC_PAGE_BYTES; off < MIB(16); off += 2 * VAC_PAGE_BYTES)
+		assert_ok(vac_lock(s, others + off, VAC_PAGE_BYTES));
+	for (size_t off = 0; off < MIB(8); off += PB_BYTES)
+		pat_fill(p + off, PB_BYTES, 11);
+	assert_ok(vac_protect(s, p + MIB(2), MIB(2), VAC_PROT_READ));
+	swap_out(pool);
+	assert_int_equal(t_stats(pool).frames_used, MIB(8) / VAC_PAGE_BYTES);
+	assert_ok(vac_prefault(s, p, MIB(8), VAC_PROT_READ));
+	p[MIB(4)] ^= 1; /* one of a cluster, and the cluster with it, has no slot any more */
+	p[MIB(4)] ^= 1;
+	assert_true(t_stats(pool).swap_used > 0);
+	assert_ok(vac_block_online(pool, vac_block_add(pool, NULL), VAC_ZONE_MOVABLE));
+	assert_ok(vac_advise(s, p, MIB(8), VAC_ADV_HUGE));
+	res = compact(pool, VAC_COMPACT_COLLAPSE, 0, 0, 0);
+	assert_int_equal(res.collapsed_by_copy, 4);
+	assert_int_equal(huge_pages(s, p, MIB(8)), 4);
+	assert_int_equal(t_stats(pool).swap_used, 0);
+	assert_false(can_write(p + MIB(2)));
+	t_check(pool);
+	for (size_t off = 0; off < MIB(8); off += PB_BYTES)
+		assert_int_equal(pat_bad(p + off, PB_BYTES, 11), -1);
+	pat_fill(p, MIB(2), 12);
+	pat_fill(p + MIB(4), MIB(4), 13);
+	swap_out(pool);
+	assert_int_equal(pat_bad(p, MIB(2), 12), -1);
+	assert_int_equal(pat_bad(p + MIB(2), MIB(2), 11), -1);
+	assert_int_equal(pat_bad(p + MIB(4), MIB(4), 13), -1);
 	t_close(pool);
 }
 
@@ -607,13 +717,22 @@ static void test_background(void **state UNUSED)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_gather),        cmocka_unit_test(test_target),
-		cmocka_unit_test(test_pinned),        cmocka_unit_test(test_makes_room),
-		cmocka_unit_test(test_in_place),      cmocka_unit_test(test_by_copy),
-		cmocka_unit_test(test_missing),       cmocka_unit_test(test_bad_input),
-		cmocka_unit_test(test_blind),         cmocka_unit_test(test_storm),
-		cmocka_unit_test(test_background),    cmocka_unit_test(test_dangling),
+		cmocka_unit_test(test_gather),
+		cmocka_unit_test(test_target),
+		cmocka_unit_test(test_pinned),
+		cmocka_unit_test(test_makes_room),
+		cmocka_unit_test(test_in_place),
+		cmocka_unit_test(test_by_copy),
+		cmocka_unit_test(test_missing),
+		cmocka_unit_test(test_bad_input),
+		cmocka_unit_test(test_blind),
+		cmocka_unit_test(test_storm),
+		cmocka_unit_test(test_background),
+		cmocka_unit_test(test_dangling),
 		cmocka_unit_test(test_dangling_lost),
+		cmocka_unit_test(test_swap_cache),
+		cmocka_unit_test(test_swap_cache_by_copy),
+		cmocka_unit_test(test_zones),
 	};
 
 	t_guard_or_skip();

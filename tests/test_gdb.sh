@@ -94,6 +94,23 @@ grep -E '^ *(pool|block|space|frame|folio|entry|"diver")' "$tmp/said" | diff "$t
 echo "gdb's core: $(($(stat -c %s "$tmp/gcore") >> 10)) KiB"
 rm "$tmp/gcore"
 
+# What the program has none of is put into its tables: a run whose frames have moved and whose holder was not
+# told yet, a page that is out, a block in quarantine.
+what='states made by hand'
+last=$(value blocks)
+debugger -ex 'handle SIGSEGV nostop noprint pass' -ex 'break pause' -ex 'run pause 32 >/dev/null' \
+	-ex 'frame function main' \
+	-ex 'set var pool->ledger.rec[0].run[0] |= (unsigned long)1 << 62' \
+	-ex 'set var pool->ledger.rec[1].run[0] |= (unsigned long)1 << 62' \
+	-ex 'vacate folio base+21*4096' -ex 'vacate folio huge' -ex 'vacate folio base+40*4096' \
+	-ex 'set var $page = (base + 30 * 4096 - (char *)space->base) / 4096' \
+	-ex 'set var space->pte[$page] = (7 << 16) | 0x73' -ex 'vacate translate base+30*4096' \
+	-ex "set var pool->blocks[$last].state = 5" -ex 'vacate blocks' \
+	-ex kill "$tmp/target" >"$tmp/said"
+[ "$(grep -c 'pinned by:' "$tmp/said")" = 1 ] || { cat "$tmp/said"; fail "$what: a pin of what it does not hold"; }
+line 'entry 0x70073: out, in slot 7 of the swap file, allowed rw'
+has "  block $last: quarantine"
+
 # One of the kernel's, of a true SIGSEGV in the middle of a space.
 make_core segv 32
 if [ -z "$core" ]; then

@@ -124,22 +124,6 @@ static void test_normal_only(void **state UNUSED)
 
 /* ---- What cannot move ------------------------------------------------------------------------- */
 
-struct found {
-	unsigned n;
-	enum vac_blocker_class cls;
-	struct vac_owner who;
-	struct vac_report *report;
-};
-
-static int take_found(void *ctx, const struct vac_blocker *b)
-{
-	struct found *f = ctx;
-
-	f->cls = b->cls;
-	MUST_OK(vac_report_owner(f->report, f->n++, 0, &f->who));
-	return 0;
-}
-
 /* Seed 002: the target allocator fails. The pin is kept, one warning a call site, and the report of a later
  * offline names the pinner and says why his page is there. */
 static void test_kept(void **state UNUSED)
@@ -148,7 +132,7 @@ static void test_kept(void **state UNUSED)
 	struct vac_space *s = t_space(pool, MIB(8));
 	char *m = t_map(s, 9 * P, VAC_MAP_POPULATE);
 	struct vac_offline_result or ;
-	struct found f = {0};
+	struct t_found f;
 	struct vac_pin_result res;
 	uint64_t pin[6], pfn = t_page(s, m).pfn;
 	char text[4096] = "";
@@ -173,13 +157,11 @@ static void test_kept(void **state UNUSED)
 	assert_int_equal(vac_pin(s, m, P, VAC_PIN_STRICT, "without LONGTERM", &pin[4]), -EINVAL);
 	assert_int_equal(t_page(s, m).pins, 4);
 	assert_int_equal(t_offline(pool, t_page(s, m).block, 5000, & or), -EBUSY);
-	f.report = or.report;
 	out = fmemopen(text, sizeof(text), "w");
 	assert_ok(vac_report_print(or.report, out));
 	fclose(out);
-	assert_ok(vac_report_walk(or.report, take_found, &f));
-	vac_report_free(or.report);
-	assert_int_equal(f.cls, VAC_HELD_LONG_PIN);
+	f = t_find(or.report);
+	assert_int_equal(f.b.cls, VAC_HELD_LONG_PIN);
 	assert_true(f.who.flags & VAC_OWNER_KEPT);
 	assert_int_equal(f.who.error, -ENOMEM);
 	assert_string_equal(f.who.owner, "buffer");

@@ -66,35 +66,6 @@ static void test_slow_holder(void **state UNUSED)
 	}
 }
 
-struct found {
-	struct vac_report *report;
-	unsigned n;
-	enum vac_blocker_class cls;
-	struct vac_owner who;
-	struct vac_blocker b;
-};
-
-static int take_found(void *ctx, const struct vac_blocker *b)
-{
-	struct found *f = ctx;
-
-	f->b = *b;
-	f->cls = b->cls;
-	if (b->owners)
-		MUST_OK(vac_report_owner(f->report, f->n, 0, &f->who));
-	f->n++;
-	return 0;
-}
-
-static struct found find(struct vac_report *r)
-{
-	struct found f = {.report = r};
-
-	assert_ok(vac_report_walk(r, take_found, &f));
-	vac_report_free(r);
-	return f;
-}
-
 /* A long-term pin is not waited for: all else moves, and it is reported, long before the deadline and
  * also where there is none. What is pinned stays where it is; what shares its block does not. */
 static void test_long_pin(void **state UNUSED)
@@ -105,7 +76,7 @@ static void test_long_pin(void **state UNUSED)
 		char *m = t_map(s, 100 * P, VAC_MAP_POPULATE);
 		struct vac_offline_result res;
 		uint64_t pin, begin, pfn, other;
-		struct found f;
+		struct t_found f;
 		int id;
 
 		pat_fill(m, 100 * P, 1);
@@ -120,8 +91,8 @@ static void test_long_pin(void **state UNUSED)
 		alarm(0);
 		assert_true(t_ms() - begin < 5000);
 		assert_int_equal(vac_report_count(res.report), 1);
-		f = find(res.report);
-		assert_int_equal(f.cls, VAC_HELD_LONG_PIN);
+		f = t_find(res.report);
+		assert_int_equal(f.b.cls, VAC_HELD_LONG_PIN);
 		assert_string_equal(f.who.owner, "registered buffer");
 		assert_true(f.who.stack_depth > 0);
 		assert_int_equal(f.b.pfn, pfn);
@@ -143,7 +114,7 @@ static void test_pinned_stays(void **state UNUSED)
 		struct vac_space *s = t_space(pool, MIB(4));
 		char *m = t_map(s, huge ? HUGE : 8 * P, VAC_MAP_POPULATE);
 		struct vac_offline_result res;
-		struct found f;
+		struct t_found f;
 		uint64_t pin, pfn = t_page(s, m + P).pfn;
 		int id = t_page(s, m).block;
 
@@ -153,9 +124,9 @@ static void test_pinned_stays(void **state UNUSED)
 		assert_int_equal(t_offline(pool, id, 100, &res), -EBUSY);
 		assert_string_equal(res.waited_for, "short");
 		assert_int_equal(res.waited_tid, syscall(SYS_gettid));
-		f = find(res.report);
+		f = t_find(res.report);
 		assert_int_equal(f.n, 1);
-		assert_int_equal(f.cls, VAC_HELD_SHORT_PIN);
+		assert_int_equal(f.b.cls, VAC_HELD_SHORT_PIN);
 		assert_string_equal(f.who.owner, "short");
 		assert_int_equal(f.who.tid, syscall(SYS_gettid));
 		assert_true(f.who.age_ns >= 90000000);
@@ -183,11 +154,11 @@ static void test_unmapped_pinned(void **state UNUSED)
 	int id = t_page(s, m).block;
 	uint64_t pin = t_pin(s, m, 1, 0, "orphan");
 	struct vac_offline_result res;
-	struct found f;
+	struct t_found f;
 
 	assert_ok(vac_unmap(s, m, 4 * P));
 	assert_int_equal(t_offline(pool, id, 50, &res), -EBUSY);
-	f = find(res.report);
+	f = t_find(res.report);
 	assert_int_equal(f.n, 1);
 	assert_int_equal(f.b.map, 0);
 	assert_int_equal(f.b.pins, 1);
@@ -386,7 +357,7 @@ static void test_foreign(void **state UNUSED)
 		char *m = t_map(s, huge ? HUGE : 8 * P, VAC_MAP_POPULATE);
 		struct vac_offline_result res;
 		struct iovec iov;
-		struct found f;
+		struct t_found f;
 		int id = t_page(s, m).block, p[2];
 
 		pat_fill(m, 8 * P, 1);
@@ -395,10 +366,10 @@ static void test_foreign(void **state UNUSED)
 		assert_int_equal(vmsplice(p[1], &iov, 1, 0),
 				 P); /* the pipe holds the page itself */
 		assert_int_equal(t_offline(pool, id, 300, &res), -EBUSY);
-		f = find(res.report);
+		f = t_find(res.report);
 		/* One host page beneath all of them is held as a whole. */
 		assert_in_range(f.n, 1, huge ? 1 : 8);
-		assert_int_equal(f.cls, VAC_HELD_FOREIGN);
+		assert_int_equal(f.b.cls, VAC_HELD_FOREIGN);
 		assert_int_equal(f.b.block, id);
 		/* Where the kernel shows who is held, nothing has moved; else all has, and waits. */
 		assert_true(t_block(pool, id).state == VAC_BLOCK_ONLINE ||

@@ -197,39 +197,6 @@ static void test_scattered(void **state UNUSED)
 
 /* ---- Those who do not agree ------------------------------------------------------------------- */
 
-struct found {
-	struct vac_report *report;
-	unsigned n, at;
-	struct vac_blocker b;
-	struct vac_owner who;
-};
-
-static int take_found(void *ctx, const struct vac_blocker *b)
-{
-	struct found *f = ctx;
-
-	f->b = *b;
-	for (unsigned k = 0; k < b->owners; k++) {
-		struct vac_owner o;
-
-		MUST_OK(vac_report_owner(f->report, f->at, k, &o));
-		if (o.error || k == 0)
-			f->who = o;
-	}
-	f->at++;
-	f->n++;
-	return 0;
-}
-
-static struct found find(struct vac_report *r)
-{
-	struct found f = {.report = r};
-
-	assert_ok(vac_report_walk(r, take_found, &f));
-	vac_report_free(r);
-	return f;
-}
-
 /* One of two holders of a page refuses: it stays, by his name; the other was told nothing but to go on. */
 static void test_refusal(void **state UNUSED)
 {
@@ -241,21 +208,21 @@ static void test_refusal(void **state UNUSED)
 	struct vac_offline_result res;
 	struct vac_report *rep;
 	struct holder yes, no, far;
-	struct found f;
+	struct t_found f;
 
 	pat_fill(m, 20 * P, 1);
 	hold(&yes, s, m, P, "willing");
 	hold(&no, s, m + 8, 8, "stubborn");
 	hold(&far, s, m + 9 * P, P, "elsewhere");
 	assert_ok(vac_report_block(pool, id, &rep));
-	f = find(rep);
+	f = t_find(rep);
 	assert_int_equal(f.b.cls, VAC_HELD_RELOCATABLE);
 	assert_int_equal(f.n, 2);
 	no.answer = -EPERM;
 	begin = t_ms();
 	assert_int_equal(t_offline(pool, id, 60000, &res), -EBUSY);
 	assert_true(t_ms() - begin < 30000);
-	f = find(res.report);
+	f = t_find(res.report);
 	assert_int_equal(f.n, 1);
 	assert_int_equal(f.b.cls, VAC_HELD_REFUSED);
 	assert_string_equal(vac_blocker_class_name(f.b.cls), "refused relocation");
@@ -294,7 +261,7 @@ static void test_overrun(void **state UNUSED)
 	struct vac_pin_opts o = VAC_INIT(struct vac_pin_opts);
 	struct vac_offline_result res;
 	struct holder slow, other;
-	struct found f;
+	struct t_found f;
 
 	pat_fill(m, 20 * P, 1);
 	hold(&slow, s, m, P, "unused");
@@ -307,7 +274,7 @@ static void test_overrun(void **state UNUSED)
 	assert_ok(vac_pin_with(s, m, P, &o, NULL, &slow.pin));
 	hold(&other, s, m + 9 * P, P, "awake");
 	assert_int_equal(t_offline(pool, id, 60000, &res), -EBUSY);
-	f = find(res.report);
+	f = t_find(res.report);
 	assert_int_equal(f.n, 1);
 	assert_int_equal(f.b.cls, VAC_HELD_REFUSED);
 	assert_string_equal(f.who.owner, "asleep");
@@ -487,12 +454,12 @@ static void test_unmapped(void **state UNUSED)
 	int id = t_page(s, m).block;
 	struct vac_offline_result res;
 	struct holder h;
-	struct found f;
+	struct t_found f;
 
 	hold(&h, s, m, P, "orphan");
 	assert_ok(vac_unmap(s, m, P));
 	assert_int_equal(t_offline(pool, id, 5000, &res), -EBUSY);
-	f = find(res.report);
+	f = t_find(res.report);
 	assert_int_equal(f.b.cls, VAC_HELD_LONG_PIN);
 	assert_int_equal(h.repointed, 0);
 	assert_int_equal(h.quiesced, h.resumed);

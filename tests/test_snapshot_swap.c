@@ -250,6 +250,27 @@ static void test_slots(void **state UNUSED)
 	t_close(pool);
 }
 
+/* What was read keeps its slot, as long as no more than half of the file is in use. */
+static void test_half_full(void **state UNUSED)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		struct vac_pool *pool = t_pool(MIB(4), 4);
+		struct vac_space *s = t_space(pool, MIB(4));
+		char *p = t_map(s, MIB(3), VAC_MAP_NOHUGE);
+		size_t slots = (i ? MIB(16) : MIB(4)) / P;
+
+		swap_file(pool, slots * P);
+		pat_fill(p, MIB(3), 1);
+		assert_ok(vac_protect(s, p, MIB(3), VAC_PROT_READ));
+		swap_out(pool);
+		assert_int_equal(t_stats(pool).swap_used, MIB(3) / P);
+		assert_int_equal(pat_bad(p, MIB(3), 1), -1);
+		assert_int_equal(t_stats(pool).swap_used, i ? MIB(3) / P : slots / 2);
+		t_check(pool);
+		t_close(pool);
+	}
+}
+
 /* ---- Pins and locks -------------------------------------------------------------------------- */
 
 /* What is pinned is copied for the snapshot at once, and there is always room for that, as all else can go. */
@@ -466,6 +487,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_seed004_swap_cache_is_no_sharer),
 		cmocka_unit_test(test_sole_owner),
 		cmocka_unit_test(test_slots),
+		cmocka_unit_test(test_half_full),
 		cmocka_unit_test(test_pinned_in_a_full_pool),
 		cmocka_unit_test(test_lock_is_not_inherited),
 		cmocka_unit_test(test_read_error_of_a_shared_slot),

@@ -224,6 +224,32 @@ void t_round_of_offlines(struct vac_pool *pool, int blocks)
 	}
 }
 
+static int take_found(void *ctx, const struct vac_blocker *b)
+{
+	struct t_found *f = ctx;
+
+	f->b = *b;
+	for (unsigned k = 0; k < b->owners; k++) {
+		struct vac_owner o;
+
+		MUST_OK(vac_report_owner(f->report, f->n, k, &o));
+		if (k == 0 || (o.error && !f->who.error))
+			f->who = o;
+	}
+	f->n++;
+	return 0;
+}
+
+struct t_found t_find(struct vac_report *r)
+{
+	struct t_found f = {.report = r};
+
+	MUST_OK(vac_report_walk(r, take_found, &f));
+	vac_report_free(r);
+	f.report = NULL;
+	return f;
+}
+
 struct vac_offline_opts t_offline_opts(int64_t timeout_ms, uint32_t flags)
 {
 	struct vac_offline_opts o = VAC_INIT(struct vac_offline_opts);

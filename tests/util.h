@@ -82,6 +82,14 @@ int t_offline(struct vac_pool *pool, int id, int64_t timeout_ms, struct vac_offl
 int t_online(struct vac_pool *pool, int id);
 /* Each of blocks [0, n) leaves and comes back, without anything left to report; see MUST(). */
 void t_round_of_offlines(struct vac_pool *pool, int blocks);
+/* What a report says last: its last blocker, and of its owners the first with an error, else the first. */
+struct t_found {
+	struct vac_report *report;
+	unsigned n; /* blockers */
+	struct vac_blocker b;
+	struct vac_owner who;
+};
+struct t_found t_find(struct vac_report *r); /* frees the report */
 struct vac_offline_opts t_offline_opts(int64_t timeout_ms, uint32_t flags);
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
