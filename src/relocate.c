@@ -540,8 +540,8 @@ void vac__reloc_look(struct vac_pool *pool, uint32_t pfn)
 			rl->hold[i] |= VAC__HOLD_LONG;
 }
 
-/* Which folios those hold now who keep still, or move. */
-void vac__reloc_count(struct vac_pool *pool, uint32_t pfn)
+/* Which folios those hold now who keep still, or move; or of those only who move. */
+static void count(struct vac_pool *pool, uint32_t pfn, bool quiet_too)
 {
 	struct vac__reloc *rl = &pool->reloc;
 
@@ -550,10 +550,16 @@ void vac__reloc_count(struct vac_pool *pool, uint32_t pfn)
 		struct vac__pin_ext *e = ext_of(pool, rl->list[i].handle);
 
 		lock(rl);
-		if (rl->list[i].moving || (lives(e, rl->list[i].handle) && e->state == QUIET))
+		if (rl->list[i].moving ||
+		    (quiet_too && lives(e, rl->list[i].handle) && e->state == QUIET))
 			note_record(pool, (uint32_t)rl->list[i].handle, pfn, 0, 1);
 		unlock(rl);
 	}
+}
+
+void vac__reloc_count(struct vac_pool *pool, uint32_t pfn)
+{
+	count(pool, pfn, true);
 }
 
 /* Somebody is waited for: give up whoever takes too long. Answers whether there is anybody left to wait
@@ -675,7 +681,8 @@ void vac__reloc_take(struct vac_pool *pool, uint32_t pfn)
 		unlock(rl);
 		tell(pool);
 	}
-	vac__reloc_count(pool, pfn);
+	/* Of those who stay the pins are not counted, or their folios would move beneath their records. */
+	count(pool, pfn, false);
 	for (uint32_t i = 0; i < rl->nr; i++) {
 		struct vac__pin_ext *e = ext_of(pool, rl->list[i].handle);
 
