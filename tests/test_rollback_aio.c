@@ -492,11 +492,15 @@ static void verify(const struct vac_pool_stats *was)
 
 static bool run(unsigned lasts, uint64_t at, uint64_t seen[KINDS])
 {
+	struct vac_pool_opts o = t_opts(MIB(4));
 	unsigned failed = 0;
 
 	memset(&inj, 0, sizeof(inj));
 	memset(&w.ctx, 0, sizeof(w.ctx));
-	w.pool = t_pool(MIB(4), 3); /* checks at its end what is left */
+	/* Host pages that hold nothing else: a neighbour of a registered buffer would be looked at again and
+	 * again. What is left is checked when it is closed. */
+	o.flags |= VAC_POOL_NO_HUGE;
+	w.pool = t_open(&o, 3);
 	w.space = t_space(w.pool, MIB(16));
 	w.cut = t_map(w.space, BUF_PAGES * P, VAC_MAP_NOHUGE);
 	w.huge = t_map(w.space, MIB(2), VAC_MAP_POPULATE);
@@ -548,7 +552,7 @@ static bool run(unsigned lasts, uint64_t at, uint64_t seen[KINDS])
 static void every(unsigned flags, unsigned lasts)
 {
 	uint64_t seen[KINDS] = {0};
-	unsigned step = scaled(10) == 1 ? 7 : 1;
+	unsigned step = scaled(10) == 1 ? 7 : lasts > 1 ? 3 : 1;
 
 	w.flags = flags;
 	assert_false(run(1, NEVER, seen));
