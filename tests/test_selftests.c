@@ -424,7 +424,7 @@ static void test_move_pages11(void **state UNUSED)
 	struct vac_space *s = t_space(pool, MIB(8));
 	char *m = t_map(s, 2 * P, VAC_MAP_POPULATE);
 	struct vac_page_info before = t_page(s, m);
-	int status;
+	int status = -1;
 	pid_t pid;
 
 	pat_fill(m, 2 * P, 1);
