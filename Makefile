@@ -2,7 +2,7 @@
 #
 # vacate: build, test, install. GNU make 4.3 or later.
 #
-#	make              build/vacate, build/libvacate.a, build/libvacate.so
+#	make              build/vacate, build/libvacate.a, build/libvacate.so, build/examples/*
 #	make demo         install what is missing, build, run the demonstration
 #	make test         install what is missing, then everything: see scripts/runtests
 #	make test-normal  one variant of that: normal asan tsan clang package guest (test-quick = normal)
@@ -31,6 +31,7 @@ LIBDIR  ?= $(PREFIX)/lib
 INCDIR  ?= $(PREFIX)/include
 DATADIR ?= $(PREFIX)/share
 MANDIR  ?= $(PREFIX)/share/man
+DOCDIR  ?= $(PREFIX)/share/doc/vacate
 
 ifeq ($(origin CC),default)
 CC := gcc
@@ -48,11 +49,12 @@ LIB_SRC  := $(wildcard src/*.c port/linux/*.c) $(filter-out control/client.c,$(w
 CLI_SRC  := $(wildcard cli/*.c bench/*.c host/*.c) control/client.c
 TEST_SRC := $(wildcard tests/test_*.c)
 UTIL_SRC := $(wildcard tests/util*.c) control/client.c
+EXAMPLE_SRC := $(wildcard examples/*.c)
 
 # The simulator: the engine again, over another port, with small sizes and lock ranks checked.
 SIM_SRC  := $(wildcard src/*.c port/sim/*.c sim/*.c)
 
-FORMATTED := $(wildcard $(foreach d,include src control port port/linux port/sim sim host host/bpf cli bench tests tests/guest fuzz,$d/*.c \
+FORMATTED := $(wildcard $(foreach d,include src control port port/linux port/sim sim host host/bpf cli bench examples tests tests/guest fuzz,$d/*.c \
 	$d/*.h))
 
 VERSION := $(shell sed -n 's/^.define VAC_VERSION "\(.*\)"/\1/p' include/vacate.h)
@@ -144,10 +146,11 @@ DEBUG_OBJ := $(LIB_SRC:%.c=$B/debug/%.o)
 TEST_OBJ  := $(TEST_SRC:%.c=$B/debug/%.o)
 UTIL_OBJ  := $(UTIL_SRC:%.c=$B/debug/%.o) $B/debug/line_buffered.o
 TESTS     := $(TEST_SRC:%.c=$B/%)
+EXAMPLES  := $(EXAMPLE_SRC:%.c=$B/%)
 HOST_OBJ  := $B/debug/host/suspend.o $B/debug/host/kill.o
 OBJ       := $(LIB_OBJ) $(CLI_OBJ) $(SIM_OBJ) $(DEBUG_OBJ) $(TEST_OBJ) $(HOST_OBJ) $(UTIL_OBJ)
 
-all: $B/vacate $B/libvacate.a $B/libvacate.so $B/vacate.pc
+all: $B/vacate $B/libvacate.a $B/libvacate.so $B/vacate.pc $(EXAMPLES)
 
 # Two engines in one program: all names of the simulator's but the explorer's become local to it.
 $B/sim.o: $(SIM_OBJ)
@@ -179,6 +182,13 @@ $B/libvacate.so.$(VERSION): $(LIB_OBJ) $B/objects src/libvacate.map
 $B/libvacate.so: $B/libvacate.so.$(VERSION)
 	$Qln -sf $(<F) $B/$(SONAME) && ln -sf $(SONAME) $@
 
+# As a program outside of this tree is: one file, the public headers, the library.
+$(EXAMPLES): $B/%: %.c $B/libvacate.a
+	$(call say,CC)
+	@mkdir -p $(@D)
+	$Q$(CC) $(CPPFLAGS) -std=c11 -pthread -MMD -MP $(WARN) $(SANFLAGS) $(if $(SAN),,$(if $(filter \
+		1,$(WERROR)),-Werror)) -Iinclude $(CFLAGS) $(LDFLAGS) -o $@ $< $B/libvacate.a
+
 # The tests are linked with an engine of their own that checks itself (VAC_DEBUG).
 tests: $(TESTS) $B/tests/confine
 
@@ -204,6 +214,7 @@ $(TESTS): $B/tests/%: $B/debug/tests/%.o $(UTIL_OBJ) $B/debug/libvacate.a
 # Calls of the library that a test puts its own in the place of.
 $B/tests/test_rollback_snapshot: WRAP := vac__port_meta_reserve vac__port_table_reserve vac__base_alloc \
 	vac__huge_alloc
+$B/tests/test_rollback_aio: WRAP := syscall vac__port_meta_reserve vac__port_thread_start
 
 COMPILE = $(CC) $(CPPFLAGS) $(FLAGS) $(FLAGS_$(firstword $(subst /, ,$<))) $(CFLAGS)
 
@@ -244,7 +255,7 @@ $B/debug/line_buffered.o: $B/flags
 		'__attribute__((constructor)) static void line_buffered(void)' \
 		'{ setvbuf(stdout, NULL, _IOLBF, 0); }' | $(COMPILE) -MF $(@:.o=.d) -x c -c -o $@ -
 
--include $(OBJ:.o=.d)
+-include $(OBJ:.o=.d) $(EXAMPLES:=.d)
 
 # Written anew only when they change, so that other flags, or a file fewer, rebuild what they must.
 $B/flags: FORCE
@@ -336,6 +347,8 @@ install: all $(if $(shell command -v scdoc),man)
 	$(INSTALL) -m 644 $B/vacate.pc '$D$(LIBDIR)/pkgconfig'
 	$(INSTALL) -d '$D$(DATADIR)/vacate' '$D$(DATADIR)/gdb/auto-load$(LIBDIR)'
 	$(INSTALL) -m 644 gdb/vacate-gdb.py '$D$(DATADIR)/vacate'
+	$(INSTALL) -d '$D$(DOCDIR)/examples'
+	$(INSTALL) -m 644 $(EXAMPLE_SRC) '$D$(DOCDIR)/examples'
 	$(INSTALL) -m 644 gdb/vacate-gdb.py \
 		'$D$(DATADIR)/gdb/auto-load$(LIBDIR)/libvacate.so.$(VERSION)-gdb.py'
 ifneq ($(shell command -v scdoc),)

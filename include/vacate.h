@@ -724,8 +724,9 @@ struct vac_page_info {
 	size_t size;
 	int present; /* 0: nothing there yet, 1: a folio, 2: one that is leaving, 3: in swap */
 	int huge;
-	int block;    /* block number, -1 if not present */
-	uint64_t pfn; /* frame number in the pool of the page (not of the folio's head) */
+	int block; /* block number, -1 if not present */
+	uint64_t pfn; /* frame number in the pool of the page (not of the folio's head): in the block's memory,
+		       * vac_block_info.fd, it lies at pfn * 4096 modulo the block's bytes */
 	uint32_t refs, pins, map; /* of the folio */
 };
 /* What backs one address, at this moment. -EFAULT: not mapped. */
@@ -812,7 +813,7 @@ int vac_pin(struct vac_space *space, const void *addr, size_t len, unsigned flag
  *
  * Callbacks run in a thread of the pool's own, one at a time as a rule, with no lock of the engine held
  * and all signals blocked but those of faults: pool memory may be touched. They may call vac_unpin() and
- * what only reads (vac_page_info(), vac_pool_stats()); no other call on this pool. ctx and pin are those
+ * what only reads (vac_page_info(), vac_block_info(), vac_pool_stats()); no other call on this pool. ctx and pin are those
  * of vac_pin_with(), which may not have returned yet when the first one comes (*pin is set by then).
  */
 struct vac_relocate_ops {

@@ -88,7 +88,7 @@ struct vac_aio_opts {
  * Make a context in a space. Blocks briefly. The first of a pool starts two threads.
  *
  * -EINVAL (opts, events), -EAGAIN (the limit of vac_pool_opts.aio_events, or of 16384 contexts, is reached: nothing else),
- * -ENOMEM (memory, addresses, threads), -EMFILE, -EOPNOTSUPP (no direct I/O here), -EPERM (after fork).
+ * -ENOMEM (memory, addresses, threads), -EMFILE, -ENFILE, -EOPNOTSUPP (no direct I/O here), -EPERM (after fork).
  */
 int vac_aio_setup(struct vac_space *space, const struct vac_aio_opts *opts, struct vac_aio **ctx);
 

@@ -371,7 +371,8 @@ struct vac__mem_ops {
 	/* Begin requests, the first ones of those given: answers how many. Does not wait for their end. A request goes on
 	 * when the thread that has begun it ends. */
 	unsigned (*io_submit)(void *ctx, uintptr_t dev, struct vac__ioreq **io, unsigned n);
-	/* Ask for one to end, which has begun and was not answered by io_collect() yet: it is answered all the same. */
+	/* Ask for one to end, which has begun and was not answered by io_collect() yet: it is answered all the same. This,
+	 * and a kick, arrives: they take as long as the host is short of memory for them. */
 	void (*io_cancel)(void *ctx, uintptr_t dev, struct vac__ioreq *io);
 	/* Wait until requests have ended, a deadline (0: none), a signal or a kick; answers how many were put into done. One
 	 * thread at a time, of which nothing is asked: signals may be unblocked. */
@@ -380,7 +381,8 @@ struct vac__mem_ops {
 	/* Whoever is in io_collect(), or comes next, does not wait. */
 	void (*io_kick)(void *ctx, uintptr_t dev);
 	/* Memory in a slot, for requests to come; in place of what was there, which no request uses. NULL: none, and
-	 * what was there is held no longer when it answers. May be NULL. Errors: as the host likes. */
+	 * what was there is held no longer when it answers: the host's being short of memory is waited out. May be
+	 * NULL. Errors: as the host likes. */
 	int (*io_buffer)(void *ctx, uintptr_t dev, unsigned slot, void *mem, size_t bytes);
 	/* A descriptor of the port's own for the same file, or a negative errno value; and its end. */
 	int (*io_file)(void *ctx, int fd);

@@ -21,7 +21,8 @@ const char *vac_strerror(int err)
 	case EBUSY: return "held: pinned memory, or another operation on the same block";
 	case EEXIST: return "something is there already";
 	case EINVAL: return "an argument is out of its range, misaligned, or unknown";
-	case EMFILE: return "too many open files";
+	case EMFILE:
+	case ENFILE: return "too many open files";
 	case ENOSPC: return "the configured limit is reached";
 	case ERANGE: return "no such element";
 	case EBADF: return "not an open descriptor";

@@ -502,8 +502,13 @@ static void look_at(struct vac_pool *pool, uint32_t index, uint32_t pfn, uint32_
 	} else if (!(flags & VAC_OWNER_RELOCATABLE)) {
 		if (flags & VAC_PIN_LONGTERM)
 			note_record(pool, index, pfn, VAC__HOLD_LONG, 0);
-	} else if (e->refused == rl->serial || e->state != IDLE) {
+	} else if (e->refused == rl->serial) {
 		note_record(pool, index, pfn, VAC__HOLD_LONG, 0);
+	} else if (e->state != IDLE) {
+		/* A callback that an earlier offline has not waited for: it has its time, and no more. */
+		bool late = running(e) && vac__port_now() >= e->began_ns + timeout_ns(e);
+
+		note_record(pool, index, pfn, late ? VAC__HOLD_LONG : VAC__HOLD_LATER, 0);
 	} else if (rl->nr == VAC__RELOC_LIST) {
 		note_record(pool, index, pfn, VAC__HOLD_LATER, 0);
 	} else {
@@ -540,8 +545,8 @@ void vac__reloc_look(struct vac_pool *pool, uint32_t pfn)
 			rl->hold[i] |= VAC__HOLD_LONG;
 }
 
-/* Which folios those hold now who keep still, or move. */
-void vac__reloc_count(struct vac_pool *pool, uint32_t pfn)
+/* Which folios those hold now who keep still, or move; or of those only who move. */
+static void count(struct vac_pool *pool, uint32_t pfn, bool quiet_too)
 {
 	struct vac__reloc *rl = &pool->reloc;
 
@@ -550,10 +555,16 @@ void vac__reloc_count(struct vac_pool *pool, uint32_t pfn)
 		struct vac__pin_ext *e = ext_of(pool, rl->list[i].handle);
 
 		lock(rl);
-		if (rl->list[i].moving || (lives(e, rl->list[i].handle) && e->state == QUIET))
+		if (rl->list[i].moving ||
+		    (quiet_too && lives(e, rl->list[i].handle) && e->state == QUIET))
 			note_record(pool, (uint32_t)rl->list[i].handle, pfn, 0, 1);
 		unlock(rl);
 	}
+}
+
+void vac__reloc_count(struct vac_pool *pool, uint32_t pfn)
+{
+	count(pool, pfn, true);
 }
 
 /* Somebody is waited for: give up whoever takes too long. Answers whether there is anybody left to wait
@@ -675,7 +686,8 @@ void vac__reloc_take(struct vac_pool *pool, uint32_t pfn)
 		unlock(rl);
 		tell(pool);
 	}
-	vac__reloc_count(pool, pfn);
+	/* Of those who stay the pins are not counted, or their folios would move beneath their records. */
+	count(pool, pfn, false);
 	for (uint32_t i = 0; i < rl->nr; i++) {
 		struct vac__pin_ext *e = ext_of(pool, rl->list[i].handle);
 

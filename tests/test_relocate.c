@@ -301,7 +301,8 @@ static void test_overrun(void **state UNUSED)
 
 struct offliner {
 	struct vac_pool *pool;
-	int id, r;
+	int id;
+	_Atomic int r;
 };
 
 static void one_offline(struct member *m)
@@ -309,6 +310,36 @@ static void one_offline(struct member *m)
 	struct offliner *o = m->arg;
 
 	o->r = t_offline(o->pool, o->id, 60000, NULL);
+}
+
+/* An offline has ended at its deadline while a callback was at it: the next one waits for that, as for one of its own. */
+static void test_earlier(void **state UNUSED)
+{
+	struct vac_pool *pool = t_pool(MIB(4), 3);
+	struct vac_space *s = t_space(pool, MIB(8));
+	char *m = t_map(s, P, VAC_MAP_POPULATE);
+	struct offliner o = {pool, t_page(s, m).block, 1};
+	struct holder h;
+	struct team t;
+
+	pat_fill(m, P, 1);
+	hold(&h, s, m, P, "slow");
+	h.waits = true;
+	assert_int_equal(t_offline(pool, o.id, 20, NULL), -EBUSY);
+	while (sem_wait(&h.begun) < 0)
+		;
+	team_start(&t, 1, one_offline, &o);
+	while (t_block(pool, o.id).state != VAC_BLOCK_EVACUATING && o.r == 1)
+		sleep_ms(1);
+	sleep_ms(30); /* so that it has met the callback at work, on most machines */
+	h.waits = false;
+	sem_post(&h.go_on);
+	team_join(&t);
+	assert_ok(o.r);
+	assert_true(h.quiesced == h.resumed && h.repointed == 1 && !h.out_of_order);
+	assert_int_equal(pat_bad(m, P, 1), -1);
+	assert_ok(vac_unpin(pool, h.pin));
+	t_close(pool);
 }
 
 /* The pin is dropped by its own callback: it is not called again, and the block goes. */
@@ -716,6 +747,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_rolled_back),  cmocka_unit_test(test_unmapped),
 		cmocka_unit_test(test_revoke),       cmocka_unit_test(test_arguments),
 		cmocka_unit_test(test_devices),      cmocka_unit_test(test_fork_beside),
+		cmocka_unit_test(test_earlier),
 	};
 
 	t_filter(argc, argv);

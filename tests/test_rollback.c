@@ -9,6 +9,7 @@
  *
  * Failures are injected in these ways: once; from then on, for all calls of that kind; and, instead of
  * a failure, a cancel of the offline.
+ * Direct I/O has a scenario of its own: tests/test_rollback_aio.c.
  * The same is done with the budget of host mappings: with room for none more, for one, for two...
  */
 #include "tests/util.h"

@@ -17,6 +17,7 @@
 
 #define ENTRIES 256u
 #define COMPLETIONS 8192u
+#define PAUSE_NS UINT64_C(1000000)
 #define MINE 1u /* user_data of kicks and cancellations, whose completions nobody waits for */
 
 /* The oldest kernel that has what is used. */
@@ -45,8 +46,8 @@ static struct io_uring_sqe *prepare(struct uring *u, uint32_t at, unsigned op)
 	return s;
 }
 
-/* Hand over the entries [at, at + n); answers how many the kernel has taken. `submit` is held. */
-static unsigned hand_over(struct uring *u, uint32_t at, unsigned n)
+/* Hand over the entries [at, at + n); answers how many the kernel has taken, and why not more. `submit` is held. */
+static unsigned hand_over(struct uring *u, uint32_t at, unsigned n, int *err)
 {
 	_Atomic uint32_t *tail = vac__ring_field(u->q.sq, u->q.p.sq_off.tail);
 	unsigned done = 0;
@@ -57,6 +58,7 @@ static unsigned hand_over(struct uring *u, uint32_t at, unsigned n)
 		long got = vac__sys(
 			syscall(SYS_io_uring_enter, u->q.fd, n - done, 0, 0, NULL, (size_t)0));
 
+		*err = got < 0 ? (int)got : -EAGAIN;
 		if (got > 0)
 			done += (uint32_t)got;
 		else if (got != -EINTR)
@@ -102,9 +104,8 @@ static void fill(struct uring *u, uint32_t at, struct vac__ioreq *io)
 	s->user_data = (uintptr_t)io;
 }
 
-static unsigned uring_submit(struct vac__io_dev *d, struct vac__ioreq **io, unsigned n)
+static unsigned submit(struct uring *u, struct vac__ioreq **io, unsigned n, int *err)
 {
-	struct uring *u = (struct uring *)d;
 	unsigned done = 0;
 
 	vac__flock_lock(&u->submit);
@@ -114,7 +115,7 @@ static unsigned uring_submit(struct vac__io_dev *d, struct vac__ioreq **io, unsi
 
 		for (unsigned i = 0; i < part; i++)
 			fill(u, at + i, io[done + i]);
-		got = hand_over(u, at, part);
+		got = hand_over(u, at, part, err);
 		done += got;
 		if (got < part)
 			break;
@@ -123,35 +124,54 @@ static unsigned uring_submit(struct vac__io_dev *d, struct vac__ioreq **io, unsi
 	return done;
 }
 
+static unsigned uring_submit(struct vac__io_dev *d, struct vac__ioreq **io, unsigned n)
+{
+	int err;
+
+	return submit((struct uring *)d, io, n, &err);
+}
+
+/* The kernel has not taken an entry that must arrive: is it worth another try, in a moment? It is short of memory, or,
+ * before Linux 5.19, waits for the collector to make room for completions. */
+static bool try_again(int err)
+{
+	static const _Atomic uint32_t nobody;
+
+	if (err != -EAGAIN && err != -EBUSY && err != -ENOMEM)
+		return false;
+	vac__port_wait(&nobody, 0, vac__port_now() + PAUSE_NS);
+	return true;
+}
+
+/* An entry of ours. Nobody would ask again for what it asks for. */
+static void tell(struct uring *u, unsigned op, const struct vac__ioreq *io)
+{
+	struct io_uring_sqe *s;
+	unsigned n;
+	uint32_t at;
+	int err;
+
+	do {
+		vac__flock_lock(&u->submit);
+		at = sq_tail(u);
+		s = prepare(u, at, op);
+		s->fd = -1;
+		s->addr = (uintptr_t)io;
+		s->user_data = MINE;
+		n = hand_over(u, at, 1, &err);
+		vac__flock_unlock(&u->submit);
+	} while (n == 0 && try_again(err));
+}
+
 static void uring_cancel(struct vac__io_dev *d, struct vac__ioreq *io)
 {
-	struct uring *u = (struct uring *)d;
-	struct io_uring_sqe *s;
-	uint32_t at;
-
 	atomic_store(&io->cancel, 1);
-	vac__flock_lock(&u->submit);
-	at = sq_tail(u);
-	s = prepare(u, at, IORING_OP_ASYNC_CANCEL);
-	s->fd = -1;
-	s->addr = (uintptr_t)io;
-	s->user_data = MINE;
-	hand_over(u, at, 1);
-	vac__flock_unlock(&u->submit);
+	tell((struct uring *)d, IORING_OP_ASYNC_CANCEL, io);
 }
 
 static void uring_kick(struct vac__io_dev *d)
 {
-	struct uring *u = (struct uring *)d;
-	struct io_uring_sqe *s;
-	uint32_t at;
-
-	vac__flock_lock(&u->submit);
-	at = sq_tail(u);
-	s = prepare(u, at, IORING_OP_NOP);
-	s->user_data = MINE;
-	hand_over(u, at, 1);
-	vac__flock_unlock(&u->submit);
+	tell((struct uring *)d, IORING_OP_NOP, NULL);
 }
 
 /* Begin a request again that ended though nobody wanted that. */
@@ -159,11 +179,17 @@ static bool again(struct uring *u, struct vac__ioreq *io, int32_t res)
 {
 	struct vac__port_saved saved;
 	unsigned n;
+	int err;
 
-	if ((res != -ECANCELED && res != -EINTR) || atomic_load(&io->cancel))
+	if (res != -ECANCELED && res != -EINTR)
 		return false;
 	vac__port_enter(&saved);
-	n = uring_submit(&u->dev, &io, 1);
+	do {
+		n = 0;
+		if (atomic_load(&io->cancel))
+			break;
+		n = submit(u, &io, 1, &err);
+	} while (n == 0 && try_again(err));
 	if (n && atomic_load(&io->cancel)) /* which has missed it */
 		uring_cancel(&u->dev, io);
 	vac__port_leave(&saved);
@@ -226,9 +252,13 @@ static int uring_buffer(struct vac__io_dev *d, unsigned slot, void *mem, size_t 
 	struct uring *u = (struct uring *)d;
 	struct iovec v = {mem, bytes};
 	struct io_uring_rsrc_update2 up = {.offset = slot, .data = (uintptr_t)&v, .nr = 1};
-	long r = vac__sys(syscall(SYS_io_uring_register, u->q.fd, IORING_REGISTER_BUFFERS_UPDATE,
-				  &up, sizeof(up)));
+	long r;
 
+	do {
+		r = vac__sys(syscall(SYS_io_uring_register, u->q.fd, IORING_REGISTER_BUFFERS_UPDATE,
+				     &up, sizeof(up)));
+	} while (!mem && r < 0 &&
+		 try_again((int)r)); /* what is given up is about to move, or gone */
 	return r < 0 ? (int)r : 0;
 }
 
