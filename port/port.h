@@ -372,7 +372,8 @@ struct vac__mem_ops {
 	 * when the thread that has begun it ends. */
 	unsigned (*io_submit)(void *ctx, uintptr_t dev, struct vac__ioreq **io, unsigned n);
 	/* Ask for one to end, which has begun and was not answered by io_collect() yet: it is answered all the same. This,
-	 * and a kick, arrives: they take as long as the host is short of memory for them. */
+	 * and a kick, arrives: they take as long as the host is short of memory for them (an error of another kind,
+	 * which no host is known to give, would lose them). */
 	void (*io_cancel)(void *ctx, uintptr_t dev, struct vac__ioreq *io);
 	/* Wait until requests have ended, a deadline (0: none), a signal or a kick; answers how many were put into done. One
 	 * thread at a time, of which nothing is asked: signals may be unblocked. */

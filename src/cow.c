@@ -108,12 +108,13 @@ void vac__cow_learn(struct vac_space *s)
 {
 	uint32_t begun = vac__ld_rlx(&s->cow_begun), became = vac__ld_rlx(&s->cow_dense);
 
+	vac__add(&s->cow_turn,
+		 1); /* where few pageblocks are written, they are probed too, by and by */
 	if (begun < VAC__COW_LEARN)
 		return;
 	vac__st_rlx(&s->cow_whole, became > begun / 2);
 	vac__st_rlx(&s->cow_begun, 0);
 	vac__st_rlx(&s->cow_dense, 0);
-	vac__add(&s->cow_turn, 1);
 }
 
 /*
@@ -142,7 +143,8 @@ static bool dense(const struct cow *c)
  * pages already ours is copied with as many after it as there are before it: so at most twice as much
  * is copied as is written in order, and a pageblock takes a dozen faults. Where each run of other rights is
  * a mapping of the host, and a quarter of these are spent, it is a run of 64 KiB at least; and the whole
- * pageblock once half of them are, or once so much of it is ours. What nobody else shows needs no copy: then all of it that is like that.
+ * pageblock once half of them are, or where so much of it is ours, or will be. What nobody else shows needs no
+ * copy: then all of it that is like that.
  */
 static void window(struct cow *c, const struct vac__vma *v)
 {

@@ -232,7 +232,7 @@ struct vac_space {
 	uint16_t *nseg;             /* host mappings booked for a vpb, 0: it shows nothing */
 	_Atomic uint32_t users;     /* engine threads that are at it: destroying waits for them */
 	_Atomic uint32_t nr_rings;  /* direct I/O contexts whose ring lies here */
-	/* Pageblocks that writers began to have copied page by page, and those of which so much was that the rest
+	/* About: pageblocks that writers began to have copied page by page, and those of which so much was that the rest
 	 * followed; and what that says of the next ones: see cow.c. */
 	_Atomic uint32_t cow_begun, cow_dense, cow_turn;
 	_Atomic bool cow_whole;

@@ -13,8 +13,8 @@
  *	   Then look whether anybody outside the engine holds a source (quarantine.c): it fails.
  *	4. freeze each folio at the exact word expected: no entry, no pin, no reference but ours
  *	-------- commit: nothing below can fail --------
- *	5. copy; where the swap cache has the folio for a slot, that is the new frame from here on. One that
- *	   nothing maps has no entries: steps 3 and 6 find none.
+ *	5. copy; where the swap cache has the folio for a slot, that is the new frame from here on (a collapse
+ *	   gives the slot back). One that nothing maps has no entries: steps 3 and 6 find none.
  *	6. publish: in every space, replace the host's run by the new frames in one call, then the
  *	   migration entries that are still there by present ones. An entry that was unmapped
  *	   meanwhile is gone, and stays so.

@@ -505,8 +505,9 @@ static void look_at(struct vac_pool *pool, uint32_t index, uint32_t pfn, uint32_
 	} else if (e->refused == rl->serial) {
 		note_record(pool, index, pfn, VAC__HOLD_LONG, 0);
 	} else if (e->state != IDLE) {
-		/* A callback that an earlier offline has not waited for: it has its time, and no more. */
-		bool late = running(e) && vac__port_now() >= e->began_ns + timeout_ns(e);
+		/* A callback that an earlier offline has not waited for: it has its time, and no more. One that
+		 * has no thread yet was waited for, and all of them are in callbacks that do not end. */
+		bool late = !running(e) || vac__port_now() >= e->began_ns + timeout_ns(e);
 
 		note_record(pool, index, pfn, late ? VAC__HOLD_LONG : VAC__HOLD_LATER, 0);
 	} else if (rl->nr == VAC__RELOC_LIST) {

@@ -26,8 +26,8 @@ struct holder {
 	_Atomic int answer;      /* of quiesce() and revoke() */
 	_Atomic int answer_once; /* before that, once */
 	_Atomic bool out_of_order, still;
-	_Atomic bool unpins, waits;
-	_Atomic bool unpinned; /* by a callback, and that is over */
+	_Atomic bool unpins, waits, lingers; /* in quiesce(); in resume() */
+	_Atomic bool unpinned;               /* by a callback, and that is over */
 	sem_t begun, go_on;
 	uint64_t pin;
 };
@@ -73,6 +73,9 @@ static void resume(void *ctx, uint64_t pin UNUSED)
 	h->out_of_order |= !h->still;
 	h->still = false;
 	h->resumed++;
+	if (h->lingers)
+		while (sem_wait(&h->go_on) < 0)
+			;
 }
 
 static int let_go(void *ctx, uint64_t pin)
@@ -100,8 +103,8 @@ static const struct vac_relocate_ops ops = {.size = sizeof(ops),
 					    .resume = resume,
 					    .timeout_ms = 20000};
 
-static void hold(struct holder *h, struct vac_space *s, const void *addr, size_t len,
-		 const char *owner)
+static void hold_by(struct holder *h, struct vac_space *s, const void *addr, size_t len,
+		    const char *owner, const struct vac_relocate_ops *by)
 {
 	struct vac_pin_opts o = VAC_INIT(struct vac_pin_opts);
 
@@ -112,9 +115,15 @@ static void hold(struct holder *h, struct vac_space *s, const void *addr, size_t
 	sem_init(&h->go_on, 0, 0);
 	o.flags = VAC_PIN_WRITE;
 	o.owner = owner;
-	o.relocate = &ops;
+	o.relocate = by;
 	o.ctx = h;
 	assert_ok(vac_pin_with(s, addr, len, &o, NULL, &h->pin));
+}
+
+static void hold(struct holder *h, struct vac_space *s, const void *addr, size_t len,
+		 const char *owner)
+{
+	hold_by(h, s, addr, len, owner, &ops);
 }
 
 /* ---- Single folios and ranges ----------------------------------------------------------------- */
@@ -339,6 +348,42 @@ static void test_earlier(void **state UNUSED)
 	assert_true(h.quiesced == h.resumed && h.repointed == 1 && !h.out_of_order);
 	assert_int_equal(pat_bad(m, P, 1), -1);
 	assert_ok(vac_unpin(pool, h.pin));
+	t_close(pool);
+}
+
+/* All threads that call are in callbacks that do not end: whoever is to be told yet to go on is held as those are,
+ * and an offline does not wait for that until its deadline, which here is that of the test. */
+static void test_all_hang(void **state UNUSED)
+{
+	const struct vac_relocate_ops hasty = {.size = sizeof(hasty),
+					       .quiesce = quiesce,
+					       .repoint = repoint,
+					       .resume = resume,
+					       .timeout_ms = 50};
+	static struct holder h[VAC__RELOC_WORKERS + 2];
+	struct vac_pool *pool = t_pool(MIB(4), 3);
+	struct vac_space *s = t_space(pool, MIB(8));
+	char *m = t_map(s, COUNT(h) * P, VAC_MAP_POPULATE);
+	int id;
+
+	pat_fill(m, COUNT(h) * P, 1);
+	for (unsigned i = 0; i < COUNT(h); i++) {
+		hold_by(&h[i], s, m + i * P, P, "hangs", &hasty);
+		h[i].lingers = true;
+	}
+	assert_ok(t_offline(pool, t_page(s, m).block, 60000, NULL));
+	id = t_page(s, m).block;
+	assert_int_equal(t_offline(pool, id, 3600000, NULL), -EBUSY);
+	for (unsigned i = 0; i < COUNT(h); i++) {
+		h[i].lingers = false;
+		sem_post(&h[i].go_on);
+	}
+	for (unsigned i = 0; i < COUNT(h); i++) {
+		assert_ok(vac_unpin(pool, h[i].pin));
+		assert_true(h[i].repointed >= 1 && !h[i].out_of_order);
+	}
+	assert_ok(t_offline(pool, id, 60000, NULL));
+	assert_int_equal(pat_bad(m, COUNT(h) * P, 1), -1);
 	t_close(pool);
 }
 
@@ -747,7 +792,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_rolled_back),  cmocka_unit_test(test_unmapped),
 		cmocka_unit_test(test_revoke),       cmocka_unit_test(test_arguments),
 		cmocka_unit_test(test_devices),      cmocka_unit_test(test_fork_beside),
-		cmocka_unit_test(test_earlier),
+		cmocka_unit_test(test_earlier),      cmocka_unit_test(test_all_hang),
 	};
 
 	t_filter(argc, argv);

@@ -199,6 +199,11 @@ static void learned(unsigned flags)
 	assert_in_range(period(s, 10, flags, 1), 8 * MIB(2), 10 * MIB(2) - 1);
 	while (period(s, 10, flags, 1) != 10 * 4096)
 		assert_in_range(++periods, 1, 2 * VAC__COW_LEARN);
+	/* And where there are fewer pageblocks than one in which probes are. */
+	assert_int_equal(period(s, 10, flags, few + 1), 10 * MIB(2));
+	assert_in_range(period(s, 3, flags, 1), MIB(2), 3 * MIB(2));
+	for (periods = 0; period(s, 3, flags, 1) != 3 * 4096;)
+		assert_in_range(++periods, 1, 4 * VAC__COW_LEARN);
 	t_close(pool);
 }
 

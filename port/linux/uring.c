@@ -3,7 +3,7 @@
  * Requests of direct I/O by one io_uring for all contexts of a pool.
  *
  * `submit` is held for one system call that waits for nothing but a free request of the block layer; whoever
- * collects takes no lock, as there is one at a time. Completions that find the queue full are kept by the
+ * collects takes no other lock, as there is one at a time. Completions that find the queue full are kept by the
  * kernel (IORING_FEAT_NODROP), and come when it is waited again.
  *
  * The kernel cancels what a thread has submitted when that thread ends, though what is asked here goes on: an
@@ -20,10 +20,11 @@
 #define PAUSE_NS UINT64_C(1000000)
 #define MINE 1u /* user_data of kicks and cancellations, whose completions nobody waits for */
 
-/* The oldest kernel that has what is used. */
+/* The oldest kernel that has what is used: 5.17. Some before it take nothing (EBUSY) until completions have been
+ * collected, which the one who would collect them may be waiting for. */
 #define FEATURES                                                                   \
 	(IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_RW_CUR_POS | \
-	 IORING_FEAT_FAST_POLL | IORING_FEAT_EXT_ARG)
+	 IORING_FEAT_FAST_POLL | IORING_FEAT_EXT_ARG | IORING_FEAT_CQE_SKIP)
 
 struct uring {
 	struct vac__io_dev dev;
@@ -131,13 +132,13 @@ static unsigned uring_submit(struct vac__io_dev *d, struct vac__ioreq **io, unsi
 	return submit((struct uring *)d, io, n, &err);
 }
 
-/* The kernel has not taken an entry that must arrive: is it worth another try, in a moment? It is short of memory, or,
- * before Linux 5.19, waits for the collector to make room for completions. */
+/* The kernel has not taken an entry that must arrive: is it worth another try, in a moment? It is short of memory. No
+ * deadline ends that: what was asked for must come. */
 static bool try_again(int err)
 {
 	static const _Atomic uint32_t nobody;
 
-	if (err != -EAGAIN && err != -EBUSY && err != -ENOMEM)
+	if (err != -EAGAIN && err != -ENOMEM)
 		return false;
 	vac__port_wait(&nobody, 0, vac__port_now() + PAUSE_NS);
 	return true;
