@@ -118,7 +118,7 @@
  * free: faster for most, and a snapshot may come to hold 64 times what was written. Where that came of most
  * pageblocks after the last snapshots of the space, they are copied whole at the first write after the next,
  * which then takes as long as 2 MiB do (a snapshot may hold 512 times what was written, if the habit has changed;
- * one pageblock in 8 goes on as before, by which that is noticed). Under the SIGSEGV guard
+ * one pageblock in 16 goes on as before, by which that is noticed). Under the SIGSEGV guard
  * it is 64 KiB at least once a quarter of the host's mappings are spent;
  * under both whole pageblocks once half of them are. What is shared by nobody any more is written without
  * a copy.

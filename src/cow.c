@@ -35,6 +35,7 @@ struct cow {
 	uint32_t step;      /* pages of a folio: 1, or all of a pageblock */
 	bool push;          /* we keep the frames, the others get the copies */
 	bool reuse;         /* nobody else shows the folio: only such folios are in the window */
+	bool probe; /* what comes of this pageblock says whether others are foretold rightly */
 	uint32_t src[VAC__PB_PAGES], dst[VAC__PB_PAGES];
 };
 
@@ -95,12 +96,14 @@ static bool spare(struct vac_pool *pool)
  * VAC__COW_PROBE is not, each time others, and only these are counted then; so a habit that changes is
  * noticed. Read without a lock: which copy is made is nobody's promise.
  */
-static bool foretold(const struct cow *c)
+static bool foretold(struct cow *c)
 {
 	uint32_t vpb = c->page >> VAC__PB_ORDER;
 
-	return vac__ld_rlx(&c->s->cow_whole) &&
-	       (vpb + vac__ld_rlx(&c->s->cow_turn)) % VAC__COW_PROBE && spare(c->pool);
+	if (!vac__ld_rlx(&c->s->cow_whole))
+		return false;
+	c->probe = (vpb + vac__ld_rlx(&c->s->cow_turn)) % VAC__COW_PROBE == 0;
+	return !c->probe && spare(c->pool);
 }
 
 /* A snapshot of the space is taken, whose lock is held for write. Few pageblocks say nothing yet. */
@@ -121,12 +124,15 @@ void vac__cow_learn(struct vac_space *s)
  * So many pages around c->page are ours already, written here and there, that all of the pageblock is to be
  * copied. Where a write costs no host mapping, that is when the faults have taken as long as the copy
  * does: then all together takes twice as long as the better choice would have, at most. Where each costs two of
- * them, and a signal, it is sooner. Only for who has memory to spare.
+ * them, and a signal, it is sooner; and half way where others of its kind have been foretold to become dense, as
+ * it will be too, then. Only for who has memory to spare.
  */
 static bool dense(const struct cow *c)
 {
 	uint32_t first = c->page - c->page % VAC__PB_PAGES, n = 0;
-	uint32_t want = c->pool->watches ? VAC__COW_DENSE_WATCHED : VAC__COW_DENSE;
+	uint32_t want = !c->pool->watches ? VAC__COW_DENSE
+			: c->probe        ? VAC__COW_DENSE_PROBE
+					  : VAC__COW_DENSE_WATCHED;
 
 	for (uint32_t i = 0; i < VAC__PB_PAGES && n < want; i++)
 		n += (vac__ld_rlx(vac__pte(c->s, first + i)) & VAC__E_EXCL) != 0;

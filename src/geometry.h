@@ -55,9 +55,10 @@
 /* A pageblock of which so many pages are one's own is made one's own whole: see dense() in cow.c. */
 #define VAC__COW_DENSE (VAC__PB_PAGES < 64 ? VAC__PB_PAGES / 2 : 8u)
 #define VAC__COW_DENSE_WATCHED (VAC__PB_PAGES < 64 ? VAC__PB_PAGES / 2 : 32u)
+#define VAC__COW_DENSE_PROBE (VAC__PB_PAGES < 64 ? VAC__PB_PAGES / 2 : 16u)
 /* Pageblocks by whose fate that of the others is foretold, at least, and one in how many that is for. */
 #define VAC__COW_LEARN (VAC__PB_PAGES < 64 ? 2u : 8u)
-#define VAC__COW_PROBE 8u
+#define VAC__COW_PROBE (VAC__PB_PAGES < 64 ? 8u : 16u)
 /* Shown at once of what is shared and shown page by page. */
 #define VAC__SHOW_PAGES (VAC__PB_PAGES < 64 ? VAC__PB_PAGES / 4 : 16u)
 #define VAC__COW_PAGES (VAC__PB_PAGES < 64 ? VAC__PB_PAGES / 2 : 16u)
