@@ -41,7 +41,7 @@ static int suits(int fd, size_t bytes, struct vac__file *f)
 	struct statfs fs;
 	struct stat st;
 
-	if (flags < 0 || fstat(fd, &st))
+	if (flags < 0 || vac__sys_fstat(fd, &st))
 		return -EBADF;
 	if ((flags & O_ACCMODE) != O_RDWR || (flags & O_PATH) || !S_ISREG(st.st_mode) ||
 	    fstatfs(fd, &fs) || st.st_size < 0 || (uint64_t)st.st_size < bytes)
@@ -104,7 +104,7 @@ int vac__block_open_file(void *ctx, const struct vac__file *f, size_t bytes, voi
 
 	if (seals > 0 && (seals & F_SEAL_WRITE))
 		return -EROFS;
-	if (fstat(f->fd, &st) || (uint64_t)st.st_size < bytes)
+	if (vac__sys_fstat(f->fd, &st) || (uint64_t)st.st_size < bytes)
 		return -EINVAL;
 	r = (int)vac__sys(syscall(SYS_fallocate, f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 				  0, bytes));

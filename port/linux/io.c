@@ -323,11 +323,13 @@ static int64_t transfer(int fd, struct vac__io *io, int64_t off)
 {
 	struct stat st;
 	bool file;
+	int r;
 
 	if (!io->pool)
 		return move(io->in, fd, io->iov, io->n, off);
-	if (syscall(SYS_fstat, fd, &st) < 0)
-		return -errno;
+	r = vac__sys_fstat(fd, &st);
+	if (r < 0)
+		return r;
 	file = S_ISBLK(st.st_mode) || (S_ISREG(st.st_mode) && (st.st_size > 0 || !io->in));
 	if (!file && !io->refuses)
 		return move(io->in, fd, io->iov, io->n, off);

@@ -57,7 +57,7 @@ static int transfer(const struct vac__ioreq *io)
 	struct stat st;
 	long r;
 
-	if (fstat(io->fd, &st))
+	if (vac__sys_fstat(io->fd, &st))
 		return -errno;
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return -EOPNOTSUPP;

@@ -205,7 +205,7 @@ int vac__block_seal(void *arg, struct vac__backing *b, bool keep, uint64_t *resi
 	struct stat st;
 	int r;
 
-	*resident = fstat(b->fd, &st) ? 0 : (uint64_t)st.st_blocks * 512;
+	*resident = vac__sys_fstat(b->fd, &st) ? 0 : (uint64_t)st.st_blocks * 512;
 	r = vac__sys_mmap(b->direct, b->bytes, PROT_NONE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0, NULL);
 	if (r < 0)

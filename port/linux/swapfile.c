@@ -268,7 +268,7 @@ static int long_enough(int fd, uint64_t bytes)
 	struct stat st;
 	uint64_t size;
 
-	if (fstat(fd, &st))
+	if (vac__sys_fstat(fd, &st))
 		return -errno;
 	if (S_ISBLK(st.st_mode)) {
 		if (syscall(SYS_ioctl, fd, BLKGETSIZE64, &size) < 0)
@@ -351,7 +351,8 @@ static bool was_cut(const struct vac__swapfile *f)
 {
 	struct stat st;
 
-	return fstat(f->fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size < f->bytes;
+	return vac__sys_fstat(f->fd, &st) == 0 && S_ISREG(st.st_mode) &&
+	       (uint64_t)st.st_size < f->bytes;
 }
 
 void vac__swap_io(void *ctx, struct vac__swapfile *f, bool write, struct vac__swap_run *run,
