@@ -2,10 +2,10 @@
 /*
  * The second part of `vacate demo`: half of the memory that the data needs. See demo_swap.h.
  *
- * A pool of its own, although swap and snapshots get along in one. With swap in the first pool its data
- * would be twice the whole demonstration's memory, gigabytes to be written out and read back for each pass; with less data, nothing
- * would need the file and the claim were empty. And what the first part shows, that blocks leave at the speed of memory,
- * would be the speed of the disk.
+ * A pool of its own, although swap and snapshots get along in one. With swap in the first pool its data would be
+ * twice the whole demonstration's memory, gigabytes to be written out and read back for each pass; with less data,
+ * nothing would need the file and the claim were empty. And what the first part shows, that blocks leave at the
+ * speed of memory, would be the speed of the disk.
  */
 #include "demo_swap.h"
 
