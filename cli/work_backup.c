@@ -519,12 +519,8 @@ static unsigned in_block(struct wl_group *g, int block)
 	struct backup *d = g->data;
 	unsigned n = 0;
 
-	for (unsigned k = 0; k < d->files; k++) {
-		struct vac_page_info pi = VAC_INIT(struct vac_page_info);
-
-		n += !vac_page_info(d->space, d->file[k].at, &pi) && pi.present &&
-		     pi.block == block;
-	}
+	for (unsigned k = 0; k < d->files; k++)
+		n += wl_lies_in(d->space, d->file[k].at, block);
 	return n;
 }
 

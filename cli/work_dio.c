@@ -528,13 +528,10 @@ static unsigned in_block(struct wl_group *g, int block)
 
 	for (unsigned i = 0; i < d->teams; i++) {
 		for (uint64_t at = 0; at < SHARED_BYTES; at += VAC_PAGE_BYTES) {
-			struct vac_page_info pi = VAC_INIT(struct vac_page_info);
-
-			if (vac_page_info(g->run->space, d->team[i].buf + at, &pi) || !pi.present ||
-			    pi.block != block)
-				continue;
-			n++;
-			break;
+			if (wl_lies_in(g->run->space, d->team[i].buf + at, block)) {
+				n++;
+				break;
+			}
 		}
 	}
 	return n;

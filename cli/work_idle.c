@@ -49,14 +49,6 @@ static void *ring_of(struct vac_aio *ctx)
 	return vac_aio_info(ctx, &info) ? NULL : info.ring;
 }
 
-/* A context may go meanwhile: then nothing is mapped there, or another one. */
-static bool lies_in(struct wl_group *g, const void *addr, int block)
-{
-	struct vac_page_info pi = VAC_INIT(struct vac_page_info);
-
-	return addr && !vac_page_info(g->run->space, addr, &pi) && pi.present && pi.block == block;
-}
-
 /* ---- idle ------------------------------------------------------------------------------------ */
 
 struct idler {
@@ -181,7 +173,7 @@ static unsigned idle_in_block(struct wl_group *g, int block)
 	unsigned n = 0;
 
 	for (unsigned k = 0; k < d->all; k++)
-		n += lies_in(g, atomic_load(&d->idler[k].ring), block);
+		n += wl_lies_in(g->run->space, atomic_load(&d->idler[k].ring), block);
 	return n;
 }
 
@@ -390,7 +382,8 @@ static unsigned path_in_block(struct wl_group *g, int block)
 	unsigned n = 0;
 
 	for (unsigned k = 0; k < d->paths; k++)
-		n += lies_in(g, d->path[k].ring, block) || lies_in(g, d->path[k].sector, block);
+		n += wl_lies_in(g->run->space, d->path[k].ring, block) ||
+		     wl_lies_in(g->run->space, d->path[k].sector, block);
 	return n;
 }
 

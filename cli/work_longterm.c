@@ -367,13 +367,8 @@ static unsigned in_block(struct wl_group *g, int block)
 	struct longterm *d = g->data;
 	unsigned n = 0;
 
-	for (unsigned k = 0; k < d->all; k++) {
-		struct vac_page_info pi = VAC_INIT(struct vac_page_info);
-
-		n += atomic_load(&d->h[k].held) &&
-		     !vac_page_info(g->run->space, d->h[k].mem, &pi) && pi.present &&
-		     pi.block == block;
-	}
+	for (unsigned k = 0; k < d->all; k++)
+		n += atomic_load(&d->h[k].held) && wl_lies_in(g->run->space, d->h[k].mem, block);
 	return n;
 }
 

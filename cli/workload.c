@@ -491,6 +491,13 @@ void *wl_map_filled(struct wl_run *run, uint64_t *bytes, unsigned flags, const c
 	return NULL;
 }
 
+bool wl_lies_in(struct vac_space *space, const void *addr, int block)
+{
+	struct vac_page_info pi = VAC_INIT(struct vac_page_info);
+
+	return addr && !vac_page_info(space, addr, &pi) && pi.present && pi.block == block;
+}
+
 const char *wl_page_text(struct wl_run *run, const void *addr, char *buf, size_t len)
 {
 	struct vac_page_info pi = VAC_INIT(struct vac_page_info);

@@ -272,6 +272,10 @@ int wl_map_now(struct wl_run *run, uint64_t bytes, unsigned flags, void **mem);
 void *wl_map_filled(struct wl_run *run, uint64_t *bytes, unsigned flags, const char *for_what,
 		    int *err);
 
+/* Whether a page is in a block now. Of what was unmapped meanwhile the answer is no, or that of what is there
+ * now; NULL is nowhere. */
+bool wl_lies_in(struct vac_space *space, const void *addr, int block);
+
 /* Of a plural. */
 static inline const char *wl_s(uint64_t n)
 {
